@@ -1,0 +1,2 @@
+//! The firmware.
+#![cfg_attr(target_os = "none", no_std)]

@@ -1,0 +1,1 @@
+//! Everything bigger than a unit.
