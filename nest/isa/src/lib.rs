@@ -5,10 +5,16 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod addr;
+pub mod barrier;
+pub mod cache;
+pub mod cix;
 pub mod context;
 pub mod lpcr;
 pub mod msr;
+pub mod priority;
 pub mod pte;
+pub mod spr;
+pub mod timebase;
 
 /// The mask of bit `n` in the manuals' numbering (0 is the most significant bit of 64).
 #[must_use]

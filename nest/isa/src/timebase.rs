@@ -1,0 +1,231 @@
+//! The time base: the clock of everything that waits.
+//!
+//! 512 MHz on POWER10 and Power11, the same on all threads of the machine once chip TODs are synchronised. It is a
+//! count, not a date. On the host each test thread has a clock of its own ([`fake`]) that moves a little at each
+//! reading, so every bounded wait ends. The surprising fact: a hypervisor may move it for a guest but the firmware never
+//! writes it, because siblings share it.
+#![cfg_attr(target_arch = "powerpc64", expect(unsafe_code, reason = "owns mftb"))]
+
+use core::time::Duration;
+
+/// Ticks per second.
+pub const FREQUENCY: u64 = 512_000_000;
+
+/// A moment, in ticks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(transparent)]
+pub struct Ticks(pub u64);
+
+impl Ticks {
+    /// The length of `n` microseconds.
+    #[must_use]
+    pub const fn from_us(n: u64) -> Self {
+        Self(n.saturating_mul(FREQUENCY / 1_000_000))
+    }
+
+    /// The length of `n` milliseconds.
+    #[must_use]
+    pub const fn from_ms(n: u64) -> Self {
+        Self(n.saturating_mul(FREQUENCY / 1_000))
+    }
+
+    /// The length of `n` seconds.
+    #[must_use]
+    pub const fn from_s(n: u64) -> Self {
+        Self(n.saturating_mul(FREQUENCY))
+    }
+
+    /// Whole nanoseconds; saturates after 584 years.
+    #[must_use]
+    pub const fn to_ns(self) -> u64 {
+        // 1e9 / 512e6 = 125 / 64, split so that it does not overflow before it must.
+        (self.0 / 64)
+            .saturating_mul(125)
+            .saturating_add(self.0 % 64 * 125 / 64)
+    }
+
+    /// Whole microseconds.
+    #[must_use]
+    pub const fn to_us(self) -> u64 {
+        self.0 / (FREQUENCY / 1_000_000)
+    }
+
+    /// Whole milliseconds.
+    #[must_use]
+    pub const fn to_ms(self) -> u64 {
+        self.0 / (FREQUENCY / 1_000)
+    }
+
+    /// As a duration.
+    #[must_use]
+    pub const fn to_duration(self) -> Duration {
+        Duration::from_nanos(self.to_ns())
+    }
+
+    /// Time since `earlier`, zero if that is not earlier.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
+        Self(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Reads the time base.
+#[inline(always)]
+#[must_use]
+pub fn now() -> Ticks {
+    Ticks(imp::mftb())
+}
+
+/// A moment after which something has taken too long. Every wait for hardware has one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Deadline(Ticks);
+
+impl Deadline {
+    /// `length` from now.
+    #[must_use]
+    pub fn after(length: Ticks) -> Self {
+        Self(Ticks(now().0.saturating_add(length.0)))
+    }
+
+    /// `n` microseconds from now.
+    #[must_use]
+    pub fn after_us(n: u64) -> Self {
+        Self::after(Ticks::from_us(n))
+    }
+
+    /// `n` milliseconds from now.
+    #[must_use]
+    pub fn after_ms(n: u64) -> Self {
+        Self::after(Ticks::from_ms(n))
+    }
+
+    /// Whether the moment has come.
+    #[must_use]
+    pub fn has_passed(self) -> bool {
+        now() >= self.0
+    }
+
+    /// Calls `poll` until it answers something, at least once and once more after the moment came. `None` is a
+    /// time-out. The last call is what makes the wait right when this thread was held up between two polls.
+    pub fn wait_for<T>(self, mut poll: impl FnMut() -> Option<T>) -> Option<T> {
+        loop {
+            let late = self.has_passed();
+            let found = poll();
+            if found.is_some() || late {
+                return found;
+            }
+            crate::priority::relax();
+        }
+    }
+}
+
+/// Waits `length`.
+pub fn delay(length: Ticks) {
+    let end = Deadline::after(length);
+    while !end.has_passed() {
+        crate::priority::relax();
+    }
+}
+
+#[cfg(target_arch = "powerpc64")]
+mod imp {
+    #[inline(always)]
+    pub(super) fn mftb() -> u64 {
+        let ticks: u64;
+        // SAFETY: reading the time base has no side effect.
+        unsafe {
+            core::arch::asm!("mftb {t}", t = out(reg) ticks, options(nomem, nostack, preserves_flags));
+        }
+        ticks
+    }
+}
+
+#[cfg(not(target_arch = "powerpc64"))]
+mod imp {
+    pub(super) fn mftb() -> u64 {
+        super::fake::tick()
+    }
+}
+
+/// The clock of the current test thread.
+#[cfg(not(target_arch = "powerpc64"))]
+pub mod fake {
+    use super::Ticks;
+    use core::cell::Cell;
+
+    std::thread_local! {
+        static NOW: Cell<u64> = const { Cell::new(0) };
+        static STEP: Cell<u64> = const { Cell::new(512) };
+    }
+
+    pub(super) fn tick() -> u64 {
+        let now = NOW.get();
+        NOW.set(now.saturating_add(STEP.get()));
+        now
+    }
+
+    /// Sets the clock.
+    pub fn set(now: Ticks) {
+        NOW.set(now.0);
+    }
+
+    /// What the clock shows, without moving it.
+    #[must_use]
+    pub fn peek() -> Ticks {
+        Ticks(NOW.get())
+    }
+
+    /// Moves the clock on.
+    pub fn advance(length: Ticks) {
+        NOW.set(NOW.get().saturating_add(length.0));
+    }
+
+    /// Sets how far each reading moves the clock; one microsecond unless a test says otherwise.
+    pub fn set_step(length: Ticks) {
+        STEP.set(length.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_convert_without_loss_at_512_mhz() {
+        assert_eq!(Ticks::from_us(1), Ticks(512));
+        assert_eq!(Ticks::from_s(3).to_ms(), 3_000);
+        assert_eq!(Ticks(64).to_ns(), 125);
+        assert_eq!(Ticks(u64::MAX).to_ns(), u64::MAX);
+        assert_eq!(Ticks::from_ms(7).to_duration(), Duration::from_millis(7));
+        assert_eq!(Ticks::from_s(u64::MAX), Ticks(u64::MAX));
+    }
+
+    #[test]
+    fn a_wait_ends_in_time_and_polls_once_more_at_the_end() {
+        let deadline = Deadline::after_us(10);
+        let mut polls = 0;
+        let answer = deadline.wait_for(|| {
+            polls += 1;
+            None::<()>
+        });
+        assert_eq!(answer, None);
+        assert_eq!(polls, 10);
+        let mut asked = false;
+        assert_eq!(
+            deadline.wait_for(|| {
+                asked = true;
+                Some(5)
+            }),
+            Some(5),
+            "a late first poll still counts"
+        );
+        assert!(asked);
+    }
+
+    #[test]
+    fn a_delay_takes_at_least_its_length() {
+        let start = fake::peek();
+        delay(Ticks::from_ms(1));
+        assert!(fake::peek().since(start) >= Ticks::from_ms(1));
+    }
+}
