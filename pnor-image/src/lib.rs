@@ -1,1 +1,7 @@
+//! Formats of the flash and of the firmware image.
+//!
+//! Parsers and writers only: no device, no file. The surprise: the image that QEMU's `-bios` takes (a "lid") has no
+//! format at all, it is memory from address 0 on.
+
 #![no_std]
+#![forbid(unsafe_code)]
