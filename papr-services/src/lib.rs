@@ -27,4 +27,8 @@ extern crate std;
 pub mod error;
 pub mod guest_ram;
 pub mod host;
+pub mod partition;
+pub mod serve;
+mod set_mode;
 pub mod table;
+pub mod term;
