@@ -1,0 +1,547 @@
+//! Nested guests of one partition: ids with a generation, quotas, hardware LPIDs, settings, vCPUs.
+//!
+//! The surprising fact: nothing frees a guest but its last user. Deleting takes it out of the registry and out of the
+//! hardware; its memory, its LPID and its share of the quotas come back when the last `Arc` goes, because each is
+//! owned by a field that gives itself back.
+//!
+//! Lock order: registry, then a guest's vCPU map, then a vCPU's slot, then the guest's settings, then what the shadow
+//! and the pools lock. No lock is held while a guest runs.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use isa::addr::{Gra, Nra};
+use isa::pte::{ROOT_BYTES, pate_process_table, pate_root};
+use spin::Mutex;
+
+use super::Env;
+use super::capability::Level;
+use super::element::{Place, Words};
+use super::pool::TableQuota;
+use super::shadow::{OutOfTables, Shadow};
+use super::vcpu::{Slot, VCPU_BYTES, Vcpu};
+use crate::error::HCode;
+use crate::host::{Flush, Host};
+
+/// Highest vCPU id.
+pub const MAX_VCPU_ID: u16 = 2047;
+
+/// What a partition may use up for its guests. The firmware chooses them so that all partitions together fit in its
+/// heap: an allocation within the quotas does not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    /// Guests at the same time, at most [`Self::MAX_GUESTS`].
+    pub guests: u16,
+    /// vCPUs of all guests together.
+    pub vcpus: u32,
+    /// Bytes of the firmware's heap.
+    pub heap_bytes: u64,
+}
+
+impl Quotas {
+    /// What ids have room for.
+    pub const MAX_GUESTS: u16 = 4095;
+}
+
+/// What a partition uses, against its quotas.
+pub struct Account {
+    quotas: Quotas,
+    heap: AtomicU64,
+    vcpus: AtomicU32,
+}
+
+impl Account {
+    /// Bytes of heap in use.
+    #[must_use]
+    pub fn heap(&self) -> u64 {
+        self.heap.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes of heap.
+    #[must_use]
+    pub fn heap_max(&self) -> u64 {
+        self.quotas.heap_bytes
+    }
+}
+
+/// Part of a quota; it goes back when this is dropped.
+pub struct Charge {
+    account: Arc<Account>,
+    heap: u64,
+    vcpus: u32,
+}
+
+impl Charge {
+    /// Takes a part, if that much is left.
+    pub(super) fn new(account: &Arc<Account>, heap: u64, vcpus: u32) -> Option<Self> {
+        let quotas = account.quotas;
+        account
+            .heap
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(heap)
+                    .filter(|sum| *sum <= quotas.heap_bytes)
+            })
+            .ok()?;
+        let counted = account
+            .vcpus
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(vcpus).filter(|sum| *sum <= quotas.vcpus)
+            });
+        if counted.is_err() {
+            account.heap.fetch_sub(heap, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self {
+            account: account.clone(),
+            heap,
+            vcpus,
+        })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.heap.fetch_sub(self.heap, Ordering::Relaxed);
+        self.account.vcpus.fetch_sub(self.vcpus, Ordering::Relaxed);
+    }
+}
+
+/// Hardware logical partition ids for guests. One machine has one of these.
+pub struct Lpids {
+    range: Range<u32>,
+    used: Mutex<Vec<u64>>,
+}
+
+impl Lpids {
+    /// Ids that no partition uses.
+    #[must_use]
+    pub fn new(range: Range<u32>) -> Self {
+        Self {
+            range,
+            used: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn lease(self: &Arc<Self>) -> Option<Lease> {
+        let mut used = self.used.lock();
+        let lpid = self.range.clone().find(|lpid| {
+            let (word, bit) = Self::place(*lpid);
+            used.get(word).is_none_or(|bits| bits & bit == 0)
+        })?;
+        let (word, bit) = Self::place(lpid);
+        if used.len() <= word {
+            let more = word.saturating_sub(used.len()).saturating_add(1);
+            used.try_reserve(more).ok()?;
+            used.resize(word.saturating_add(1), 0);
+        }
+        *used.get_mut(word)? |= bit;
+        Some(Lease {
+            lpids: self.clone(),
+            lpid,
+        })
+    }
+
+    fn place(lpid: u32) -> (usize, u64) {
+        (
+            usize::try_from(lpid / 64).unwrap_or(usize::MAX),
+            1 << (lpid % 64),
+        )
+    }
+}
+
+/// An LPID in use.
+struct Lease {
+    lpids: Arc<Lpids>,
+    lpid: u32,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (word, bit) = Lpids::place(self.lpid);
+        if let Some(bits) = self.lpids.used.lock().get_mut(word) {
+            *bits &= !bit;
+        }
+    }
+}
+
+/// What a partition sets for all vCPUs of a guest. A run works with a copy from its start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) level: Level,
+    /// Added to the partition's time base.
+    pub(super) tb_offset: u64,
+    /// Root of the guest's tree in the partition's memory.
+    pub(super) table: Option<Gra>,
+    /// Process table in the guest's memory.
+    process_table: Nra,
+    process_table_bytes: u64,
+    /// The guest left the hardware for good.
+    retired: bool,
+}
+
+/// A nested guest.
+pub struct Guest {
+    id: u32,
+    /// Its tables. Before [`Self::lease`] in drop order: the LPID is free only after them.
+    pub(super) shadow: Shadow,
+    pub(super) settings: Mutex<Settings>,
+    vcpus: Mutex<BTreeMap<u16, Arc<Slot>>>,
+    /// vCPUs that are in a run.
+    running: AtomicU32,
+    /// No run starts any more, and those under way end.
+    dying: AtomicBool,
+    /// Pages whose faults the partition saw, see [`Guest::reflects`].
+    reflected: [AtomicU64; REFLECTED],
+    lease: Lease,
+    _charge: Charge,
+}
+
+/// Pages that a guest remembers as reflected.
+const REFLECTED: usize = 32;
+/// Heap bytes of a guest: itself with reference counts, and its slot.
+const GUEST_BYTES: u64 = (size_of::<Guest>() + 16 + size_of::<Entry>()) as u64;
+
+impl Guest {
+    /// The id the partition knows it by: never its LPID, never 0, below 2^31.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Its hardware LPID, for as long as this exists.
+    #[must_use]
+    pub fn lpid(&self) -> u32 {
+        self.lease.lpid
+    }
+
+    /// Its tables.
+    #[must_use]
+    pub fn shadow(&self) -> &Shadow {
+        &self.shadow
+    }
+
+    /// Whether runs must end because it is being deleted.
+    pub(super) fn is_dying(&self) -> bool {
+        self.dying.load(Ordering::SeqCst)
+    }
+
+    /// A vCPU's slot.
+    pub(super) fn vcpu(&self, id: u64) -> Option<Arc<Slot>> {
+        let id = u16::try_from(id).ok()?;
+        self.vcpus.lock().get(&id).cloned()
+    }
+
+    /// Makes a vCPU.
+    ///
+    /// # Errors
+    /// H_P3 for an id that no vCPU can have, H_IN_USE for one that exists, H_NOT_ENOUGH_RESOURCES beyond the quotas.
+    pub(super) fn create_vcpu(&self, id: u64) -> Result<(), HCode> {
+        let id = u16::try_from(id)
+            .ok()
+            .filter(|id| *id <= MAX_VCPU_ID)
+            .ok_or(HCode::H_P3)?;
+        let mut vcpus = self.vcpus.lock();
+        if vcpus.contains_key(&id) {
+            return Err(HCode::H_IN_USE);
+        }
+        let charge = Charge::new(&self._charge.account, VCPU_BYTES, 1)
+            .ok_or(HCode::H_NOT_ENOUGH_RESOURCES)?;
+        vcpus.insert(id, Arc::new(Slot::new(Vcpu::new(charge))));
+        Ok(())
+    }
+
+    /// Counts a run in, unless the guest is being deleted.
+    pub(super) fn begin_run(&self) -> bool {
+        // Sequentially consistent with `Registry::delete`: either it sees this run, or this sees it dying.
+        self.running.fetch_add(1, Ordering::SeqCst);
+        if self.is_dying() {
+            self.end_run();
+            return false;
+        }
+        true
+    }
+
+    /// Counts a run out.
+    pub(super) fn end_run(&self) {
+        self.running.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst) != 0
+    }
+
+    /// Reads a guest-wide element.
+    pub(super) fn read(&self, place: Place) -> Words {
+        let settings = *self.settings.lock();
+        match place {
+            Place::Constant(value) => [value, 0, 0],
+            Place::LogicalPvr => [settings.level.logical_pvr().into(), 0, 0],
+            Place::TbOffset => [settings.tb_offset, 0, 0],
+            Place::PartitionTable => match settings.table {
+                Some(root) => [root.0, isa::pte::ADDRESS_BITS.into(), ROOT_BYTES],
+                None => [0; 3],
+            },
+            Place::ProcessTable => [settings.process_table.0, settings.process_table_bytes, 0],
+            Place::Nothing
+            | Place::Register { .. }
+            | Place::Gpr
+            | Place::Vsr
+            | Place::RunInput
+            | Place::RunOutput
+            | Place::Vpa
+            | Place::Counter(_) => [0; 3],
+        }
+    }
+
+    /// Applies guest-wide values, all of them accepted by their rules, and tells the hardware.
+    ///
+    /// # Errors
+    /// H_IN_USE when a level would change under a running vCPU; nothing is applied then.
+    pub(super) fn apply<H: Host, V: Iterator<Item = (Place, Words)>>(
+        &self,
+        env: &Env<'_, H>,
+        values: impl Fn() -> V,
+    ) -> Result<(), HCode> {
+        let mut settings = self.settings.lock();
+        let changes_level = |(place, words): (Place, Words)| {
+            matches!(place, Place::LogicalPvr)
+                && Level::from_logical_pvr(words[0]).is_some_and(|level| level != settings.level)
+        };
+        if self.is_running() && values().any(changes_level) {
+            return Err(HCode::H_IN_USE);
+        }
+        let (mut tree_changed, mut entry_changed) = (false, false);
+        for (place, words) in values() {
+            let [first, second, _] = words;
+            match place {
+                Place::LogicalPvr => {
+                    settings.level = Level::from_logical_pvr(first).unwrap_or(settings.level);
+                }
+                Place::TbOffset => settings.tb_offset = first,
+                Place::PartitionTable => {
+                    settings.table = Some(Gra(first));
+                    tree_changed = true;
+                }
+                Place::ProcessTable => {
+                    settings.process_table = Nra(first);
+                    settings.process_table_bytes = second;
+                    entry_changed = true;
+                }
+                Place::Nothing
+                | Place::Constant(_)
+                | Place::Register { .. }
+                | Place::Gpr
+                | Place::Vsr
+                | Place::RunInput
+                | Place::RunOutput
+                | Place::Vpa
+                | Place::Counter(_) => {}
+            }
+        }
+        // With more threads, running vCPUs are kicked here (a host call of issue 4), so that none goes on with
+        // translations of the old tree.
+        if settings.retired || settings.table.is_none() {
+            return Ok(());
+        }
+        if tree_changed {
+            env.host.flush(self.shadow.set_table(settings.table));
+        }
+        if tree_changed || entry_changed {
+            let size_field = settings
+                .process_table_bytes
+                .trailing_zeros()
+                .saturating_sub(12);
+            let entry = [
+                pate_root(self.shadow.root_ra().0),
+                pate_process_table(settings.process_table.0, size_field.into()),
+            ];
+            env.host.set_partition_table_entry(self.lpid(), entry);
+        }
+        Ok(())
+    }
+
+    /// Takes it out of the hardware, for good. No vCPU is in a run.
+    fn retire<H: Host>(&self, env: &Env<'_, H>) {
+        let mut settings = self.settings.lock();
+        settings.retired = true;
+        env.host.set_partition_table_entry(self.lpid(), [0; 2]);
+        env.host.flush(self.shadow.clear());
+        env.host.flush(Flush::Partition { lpid: self.lpid() });
+    }
+
+    /// Whether a fault on the page of `address`, which goes to the partition now, went there before: then it is
+    /// probably memory-mapped input/output, which no table will ever satisfy, and the partition wants the registers
+    /// of the access too. A wrong guess costs a few elements more or less in an output buffer.
+    pub(super) fn reflects(&self, address: Nra) -> bool {
+        let page = address.0 >> 12;
+        let slot = usize::try_from(page).unwrap_or(0) % REFLECTED;
+        let tag = page.wrapping_add(1);
+        self.reflected
+            .get(slot)
+            .is_some_and(|seen| seen.swap(tag, Ordering::Relaxed) == tag)
+    }
+}
+
+/// A place for a guest. The generation makes ids of earlier guests in the same place fail.
+struct Entry {
+    generation: u32,
+    guest: Option<Arc<Guest>>,
+}
+
+/// Bits of an id that hold the place, which begins at 1; the generation, from 1, lies above. LPIDs have no more bits
+/// than this, so no id is ever an LPID.
+const PLACE_BITS: u32 = 12;
+const GENERATIONS: u32 = 1 << (31 - PLACE_BITS);
+
+/// The guests of one partition.
+pub(super) struct Registry {
+    pub(super) account: Arc<Account>,
+    pub(super) tables: Arc<TableQuota>,
+    lpids: Arc<Lpids>,
+    entries: Mutex<Vec<Entry>>,
+}
+
+impl Registry {
+    pub(super) fn new(quotas: Quotas, tables: Arc<TableQuota>, lpids: Arc<Lpids>) -> Self {
+        let account = Account {
+            quotas,
+            heap: AtomicU64::new(0),
+            vcpus: AtomicU32::new(0),
+        };
+        Self {
+            account: Arc::new(account),
+            tables,
+            lpids,
+            entries: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn place(id: u64) -> Option<(usize, u32)> {
+        let id = u32::try_from(id).ok()?;
+        let place = id & ((1 << PLACE_BITS) - 1);
+        Some((
+            usize::try_from(place).ok()?.checked_sub(1)?,
+            id >> PLACE_BITS,
+        ))
+    }
+
+    /// The guest of an id, dying or not.
+    fn find(&self, id: u64) -> Option<Arc<Guest>> {
+        let (place, generation) = Self::place(id)?;
+        let entries = self.entries.lock();
+        let entry = entries
+            .get(place)
+            .filter(|entry| entry.generation == generation)?;
+        entry.guest.clone()
+    }
+
+    /// The guest of an id, if it lives.
+    pub(super) fn get(&self, id: u64) -> Option<Arc<Guest>> {
+        self.find(id).filter(|guest| !guest.is_dying())
+    }
+
+    /// Makes a guest.
+    ///
+    /// # Errors
+    /// H_NOT_ENOUGH_RESOURCES: quota, ids, LPIDs or tables are used up.
+    pub(super) fn create<H: Host>(&self, env: &Env<'_, H>, level: Level) -> Result<u32, HCode> {
+        let full = HCode::H_NOT_ENOUGH_RESOURCES;
+        let charge = Charge::new(&self.account, GUEST_BYTES, 0).ok_or(full)?;
+        let lease = self.lpids.lease().ok_or(full)?;
+        let lpid = lease.lpid;
+        let shadow = Shadow::new(self.tables.clone(), lpid).map_err(|OutOfTables| full)?;
+        // The LPID may have had a guest before; nothing of that one is left when this one first runs.
+        env.host.set_partition_table_entry(lpid, [0; 2]);
+        env.host.flush(Flush::Partition { lpid });
+
+        let mut entries = self.entries.lock();
+        let place = match entries.iter().position(|entry| entry.guest.is_none()) {
+            Some(place) => place,
+            None if entries.len()
+                < usize::from(self.account.quotas.guests.min(Quotas::MAX_GUESTS)) =>
+            {
+                entries.try_reserve(1).map_err(|_| full)?;
+                entries.push(Entry {
+                    generation: 0,
+                    guest: None,
+                });
+                entries.len().saturating_sub(1)
+            }
+            None => return Err(full),
+        };
+        let number = u32::try_from(place).map_err(|_| full)?.saturating_add(1);
+        let entry = entries.get_mut(place).ok_or(full)?;
+        entry.generation = match entry.generation.saturating_add(1) {
+            GENERATIONS.. => 1,
+            next => next,
+        };
+        let id = (entry.generation << PLACE_BITS) | number;
+        let settings = Settings {
+            level,
+            tb_offset: 0,
+            table: None,
+            process_table: Nra(0),
+            process_table_bytes: 4096,
+            retired: false,
+        };
+        entry.guest = Some(Arc::new(Guest {
+            id,
+            shadow,
+            settings: Mutex::new(settings),
+            vcpus: Mutex::new(BTreeMap::new()),
+            running: AtomicU32::new(0),
+            dying: AtomicBool::new(false),
+            reflected: [const { AtomicU64::new(0) }; REFLECTED],
+            lease,
+            _charge: charge,
+        }));
+        Ok(id)
+    }
+
+    /// Deletes a guest. While one of its vCPUs is in a run it is only marked, which ends the run at its next exit;
+    /// with more threads it is kicked here, too.
+    ///
+    /// # Errors
+    /// H_P2 when there is none of that id, H_BUSY while a vCPU runs.
+    pub(super) fn delete<H: Host>(&self, env: &Env<'_, H>, id: u64) -> Result<(), HCode> {
+        let guest = self.find(id).ok_or(HCode::H_P2)?;
+        guest.dying.store(true, Ordering::SeqCst);
+        if guest.is_running() {
+            return Err(HCode::H_BUSY);
+        }
+        let (place, generation) = Self::place(id).ok_or(HCode::H_P2)?;
+        let taken = self
+            .entries
+            .lock()
+            .get_mut(place)
+            .filter(|entry| entry.generation == generation)
+            .and_then(|entry| entry.guest.take());
+        // Another thread may have been faster.
+        if let Some(guest) = taken {
+            guest.retire(env);
+        }
+        Ok(())
+    }
+
+    /// Deletes all guests.
+    ///
+    /// # Errors
+    /// H_BUSY when some still run; the others are gone.
+    pub(super) fn delete_all<H: Host>(&self, env: &Env<'_, H>) -> Result<(), HCode> {
+        let mut busy = false;
+        for place in 0.. {
+            // One at a time, so that the lock is not held while hardware is told.
+            let guest = match self.entries.lock().get(place) {
+                Some(entry) => entry.guest.clone(),
+                None => break,
+            };
+            if let Some(guest) = guest {
+                busy |= self.delete(env, guest.id().into()) == Err(HCode::H_BUSY);
+            }
+        }
+        if busy { Err(HCode::H_BUSY) } else { Ok(()) }
+    }
+}
