@@ -1,0 +1,392 @@
+//! BT, the block transfer interface to the BMC, at LPC IO 0xe4 (IPMI 2.0 section 11; reference/hardware.md 10.1). Polled.
+//!
+//! Owns the handshake and the framing: length, netfn, sequence, command. Everything the BMC sends is checked: a response
+//! of another request is dropped, one that is too long or too short is refused. The surprising fact: writing 1 to H_BUSY
+//! toggles it, so it is looked at before it is written.
+
+use isa::timebase::Deadline;
+
+use crate::ipmi::{DATA_MAX, IpmiError, Request, Response, Transport};
+use crate::lpc::IoSpace;
+
+/// Where BT is on all boards and in QEMU.
+pub const BT_PORT: u16 = 0xe4;
+
+// Registers, from the base port.
+const CONTROL: u16 = 0;
+const FIFO: u16 = 1;
+const INTERRUPT: u16 = 2;
+
+const BMC_BUSY: u8 = 0x80;
+/// Toggles when written.
+const HOST_BUSY: u8 = 0x40;
+/// The BMC has something to say.
+const ATTENTION: u8 = 0x10;
+/// A response is there. Cleared by writing 1.
+const RESPONSE: u8 = 0x08;
+/// Write 1: a request is there. Reads as 1 until the BMC has seen it.
+const REQUEST: u8 = 0x04;
+const CLEAR_READ: u8 = 0x02;
+const CLEAR_WRITE: u8 = 0x01;
+
+/// In INTERRUPT: write 1 to withdraw a pending interrupt; bit 0, its enable, stays 0.
+const NO_INTERRUPT: u8 = 0x02;
+
+/// What precedes the data of a response, the length byte not counted: netfn, sequence, command, completion code.
+const RESPONSE_HEADER: usize = 4;
+/// What precedes the data of a request: netfn, sequence, command.
+const REQUEST_HEADER: u8 = 3;
+
+/// The BMC may take this long to accept or to answer a request.
+const PATIENCE_MS: u64 = 3000;
+const ATTEMPTS: u32 = 2;
+
+/// No BT interface answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Absent;
+
+impl core::fmt::Display for Absent {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("no BT interface answers")
+    }
+}
+
+/// The interface.
+#[derive(Debug)]
+pub struct Bt<B> {
+    bus: B,
+    base: u16,
+    sequence: u8,
+}
+
+impl<B: IoSpace> Bt<B> {
+    /// Finds the interface and makes it quiet: no interrupt, not busy, no old response.
+    ///
+    /// # Errors
+    /// [`Absent`] when nothing answers: the machine has no BMC, or not this interface.
+    pub fn start(bus: B) -> Result<Self, Absent> {
+        Self::start_at(bus, BT_PORT)
+    }
+
+    /// The same for an interface at port `base`.
+    ///
+    /// # Errors
+    /// [`Absent`] when nothing answers.
+    pub fn start_at(bus: B, base: u16) -> Result<Self, Absent> {
+        match bus.probe(base + CONTROL) {
+            None | Some(0xff) => return Err(Absent),
+            Some(_) => {}
+        }
+        bus.outb(base + INTERRUPT, NO_INTERRUPT);
+        let bt = Self {
+            bus,
+            base,
+            sequence: 0,
+        };
+        bt.drain();
+        bt.set_host_busy(false);
+        Ok(bt)
+    }
+
+    fn control(&self) -> u8 {
+        self.bus.inb(self.base + CONTROL)
+    }
+
+    fn command(&self, bits: u8) {
+        self.bus.outb(self.base + CONTROL, bits);
+    }
+
+    fn set_host_busy(&self, busy: bool) {
+        if (self.control() & HOST_BUSY != 0) != busy {
+            self.command(HOST_BUSY);
+        }
+    }
+
+    /// Drops a response that nobody waits for.
+    fn drain(&self) {
+        if self.control() & RESPONSE != 0 {
+            self.command(RESPONSE);
+            self.command(CLEAR_READ);
+        }
+    }
+
+    fn send(&self, request: &Request<'_>, sequence: u8) -> Result<(), IpmiError> {
+        let length = u8::try_from(request.data.len()).map_err(|_| IpmiError::TooLong)?;
+        if request.data.len() > DATA_MAX {
+            return Err(IpmiError::TooLong);
+        }
+        Deadline::after_ms(PATIENCE_MS)
+            .wait_for(|| (self.control() & (BMC_BUSY | REQUEST) == 0).then_some(()))
+            .ok_or(IpmiError::Busy)?;
+        self.drain();
+        self.command(CLEAR_WRITE);
+        for byte in [
+            REQUEST_HEADER + length,
+            request.netfn << 2,
+            sequence,
+            request.command,
+        ] {
+            self.bus.outb(self.base + FIFO, byte);
+        }
+        for byte in request.data {
+            self.bus.outb(self.base + FIFO, *byte);
+        }
+        self.command(REQUEST);
+        Ok(())
+    }
+
+    /// Waits for the response to the request just sent.
+    fn receive(&self, request: &Request<'_>, sequence: u8) -> Result<Response, IpmiError> {
+        let deadline = Deadline::after_ms(PATIENCE_MS);
+        let expected = [(request.netfn | 1) << 2, sequence, request.command];
+        loop {
+            deadline
+                .wait_for(|| (self.control() & RESPONSE != 0).then_some(()))
+                .ok_or(IpmiError::Timeout)?;
+            match self.take() {
+                Ok((header, response)) if header == expected => return Ok(response),
+                // An answer to a request that was given up: ours is still to come.
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+            if deadline.has_passed() {
+                return Err(IpmiError::Timeout);
+            }
+        }
+    }
+
+    /// Reads the response that is there: netfn, sequence and command, and the rest.
+    fn take(&self) -> Result<([u8; 3], Response), IpmiError> {
+        self.set_host_busy(true);
+        self.command(RESPONSE);
+        self.command(CLEAR_READ);
+        let taken = self.take_from_fifo();
+        self.set_host_busy(false);
+        taken
+    }
+
+    fn take_from_fifo(&self) -> Result<([u8; 3], Response), IpmiError> {
+        let next = || self.bus.inb(self.base + FIFO);
+        let length = usize::from(next());
+        let data_length = length
+            .checked_sub(RESPONSE_HEADER)
+            .filter(|data| *data <= DATA_MAX);
+        let data_length = data_length.ok_or(IpmiError::Malformed)?;
+        let header = [next(), next(), next()];
+        let completion = next();
+        let mut data = [0; DATA_MAX];
+        let data = data.get_mut(..data_length).ok_or(IpmiError::Malformed)?;
+        data.fill_with(next);
+        Ok((
+            header,
+            Response::new(completion, data).ok_or(IpmiError::Malformed)?,
+        ))
+    }
+}
+
+impl<B: IoSpace> Transport for Bt<B> {
+    fn transact(&mut self, request: &Request<'_>) -> Result<Response, IpmiError> {
+        for _ in 0..ATTEMPTS {
+            self.sequence = self.sequence.wrapping_add(1);
+            let sequence = self.sequence;
+            self.send(request, sequence)?;
+            match self.receive(request, sequence) {
+                Err(IpmiError::Timeout) => {}
+                other => return other,
+            }
+        }
+        Err(IpmiError::Timeout)
+    }
+
+    fn wants_attention(&mut self) -> bool {
+        self.control() & ATTENTION != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fakes::Step::{self, In, Out, Probe};
+    use crate::fakes::{Expect, Step::Pass};
+    use isa::timebase::{self, Ticks};
+
+    const CTRL: u16 = 0xe4;
+    const DATA: u16 = 0xe5;
+    const GET_DEVICE_ID: Request<'static> = Request {
+        netfn: 6,
+        command: 1,
+        data: &[],
+    };
+
+    fn started(script: impl IntoIterator<Item = Step>) -> Bt<Expect> {
+        let bus = Expect::new([Probe(CTRL, Some(0)), Out(0xe6, 2), In(CTRL, 0), In(CTRL, 0)]);
+        bus.then(script);
+        Bt::start(bus).expect("present")
+    }
+
+    fn sending(message: &[u8]) -> Vec<Step> {
+        let mut script = vec![In(CTRL, 0), In(CTRL, 0), Out(CTRL, CLEAR_WRITE)];
+        script.extend(message.iter().map(|byte| Out(DATA, *byte)));
+        script.push(Out(CTRL, REQUEST));
+        script
+    }
+
+    fn receiving(message: &[u8]) -> Vec<Step> {
+        let mut script = vec![
+            In(CTRL, RESPONSE),
+            In(CTRL, RESPONSE),
+            Out(CTRL, HOST_BUSY),
+            Out(CTRL, RESPONSE),
+            Out(CTRL, CLEAR_READ),
+        ];
+        script.extend(message.iter().map(|byte| In(DATA, *byte)));
+        script.extend([In(CTRL, HOST_BUSY), Out(CTRL, HOST_BUSY)]);
+        script
+    }
+
+    #[test]
+    fn an_absent_interface_is_found_out() {
+        for answer in [None, Some(0xff)] {
+            assert_eq!(
+                Bt::start(Expect::new([Probe(CTRL, answer)])).err(),
+                Some(Absent)
+            );
+        }
+    }
+
+    #[test]
+    fn starting_drops_what_an_earlier_firmware_left() {
+        let bus = Expect::new([
+            Probe(CTRL, Some(0x48)),
+            Out(0xe6, 2),
+            In(CTRL, 0x48),
+            Out(CTRL, RESPONSE),
+            Out(CTRL, CLEAR_READ),
+            In(CTRL, HOST_BUSY),
+            Out(CTRL, HOST_BUSY),
+        ]);
+        assert!(Bt::start(bus).is_ok());
+    }
+
+    #[test]
+    fn a_request_and_its_response() {
+        let mut script = sending(&[4, 0, 1, 2, 3]);
+        script.extend([In(CTRL, BMC_BUSY), In(CTRL, BMC_BUSY)]);
+        script.extend(receiving(&[6, 4, 1, 2, 0, 0xaa, 0xbb]));
+        let request = Request {
+            netfn: 0,
+            command: 2,
+            data: &[3],
+        };
+        let response = started(script).transact(&request);
+        assert_eq!(response.expect("answered").data(), [0xaa, 0xbb]);
+    }
+
+    #[test]
+    fn a_completion_code_is_handed_on() {
+        let mut script = sending(&[3, 0x18, 1, 1]);
+        script.extend(receiving(&[4, 0x1c, 1, 1, 0xc1]));
+        let response = started(script).transact(&GET_DEVICE_ID).expect("answered");
+        assert_eq!((response.completion, response.data()), (0xc1, &[][..]));
+    }
+
+    #[test]
+    fn a_stale_response_is_dropped_before_and_after_sending() {
+        let mut script = vec![
+            In(CTRL, 0),
+            In(CTRL, RESPONSE),
+            Out(CTRL, RESPONSE),
+            Out(CTRL, CLEAR_READ),
+        ];
+        script.extend(sending(&[3, 0x18, 1, 1]).into_iter().skip(2));
+        script.extend(receiving(&[4, 0x1c, 0, 1, 0]));
+        script.extend(receiving(&[4, 0x1c, 1, 1, 0]));
+        assert!(started(script).transact(&GET_DEVICE_ID).is_ok());
+    }
+
+    #[test]
+    fn a_response_of_impossible_length_is_refused() {
+        for length in [0, 3, 64, 255] {
+            let mut script = sending(&[3, 0x18, 1, 1]);
+            script.extend(receiving(&[length]));
+            assert_eq!(
+                started(script).transact(&GET_DEVICE_ID),
+                Err(IpmiError::Malformed),
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_longest_response_is_taken() {
+        let mut script = sending(&[3, 0x18, 1, 1]);
+        let mut message = vec![63, 0x1c, 1, 1, 0];
+        message.extend([7; DATA_MAX]);
+        script.extend(receiving(&message));
+        let response = started(script).transact(&GET_DEVICE_ID).expect("answered");
+        assert_eq!(response.data(), [7; DATA_MAX]);
+    }
+
+    #[test]
+    fn a_request_that_does_not_fit_is_not_sent() {
+        for data in [&[0; DATA_MAX + 1][..], &[0; 300]] {
+            let request = Request {
+                data,
+                ..GET_DEVICE_ID
+            };
+            assert_eq!(started([]).transact(&request), Err(IpmiError::TooLong));
+        }
+    }
+
+    #[test]
+    fn a_silent_bmc_is_asked_twice_with_another_sequence() {
+        timebase::fake::set_step(Ticks::from_ms(1));
+        let late = || {
+            [
+                In(CTRL, BMC_BUSY),
+                Pass(Ticks::from_s(4)),
+                In(CTRL, 0),
+                In(CTRL, 0),
+            ]
+        };
+        let mut script = sending(&[3, 0x18, 1, 1]);
+        script.extend(late());
+        script.extend(sending(&[3, 0x18, 2, 1]));
+        script.extend(late());
+        assert_eq!(
+            started(script).transact(&GET_DEVICE_ID),
+            Err(IpmiError::Timeout)
+        );
+    }
+
+    #[test]
+    fn a_busy_bmc_is_not_talked_over() {
+        timebase::fake::set_step(Ticks::from_s(2));
+        let script = [In(CTRL, BMC_BUSY), In(CTRL, REQUEST), In(CTRL, BMC_BUSY)];
+        let mut bt = started([]);
+        bt.bus.then(script.into_iter().take(2));
+        assert_eq!(bt.transact(&GET_DEVICE_ID), Err(IpmiError::Busy));
+    }
+
+    #[test]
+    fn stale_responses_without_end_do_not_hang_us() {
+        timebase::fake::set_step(Ticks::from_ms(1100));
+        let mut script = vec![];
+        for sequence in [1, 2] {
+            script.extend(sending(&[3, 0x18, sequence, 1]));
+            script.extend(receiving(&[4, 0x1c, 99, 1, 0]));
+            script.extend(receiving(&[4, 0x1c, 99, 1, 0]));
+        }
+        assert_eq!(
+            started(script).transact(&GET_DEVICE_ID),
+            Err(IpmiError::Timeout)
+        );
+    }
+
+    #[test]
+    fn attention_is_seen() {
+        let mut bt = started([In(CTRL, ATTENTION), In(CTRL, 0)]);
+        assert!(bt.wants_attention());
+        assert!(!bt.wants_attention());
+    }
+}
