@@ -1,0 +1,145 @@
+//! Memory by real address, as words: the one place that makes references to memory that no Rust object owns.
+//!
+//! Surprising fact: two views of the same memory are fine. Words are atomics, so whoever else writes them (a guest,
+//! another view) makes no undefined behaviour, only other values.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use isa::addr::Ra;
+use papr_services::guest_ram::Extent;
+
+use crate::console::memory::{Control, MemoryConsole};
+use crate::fdt::{self, FdtError};
+use crate::handover::OwnMemory;
+use crate::memory::{FIRMWARE, LOW_SIZE, MEMORY_CONSOLE, PARTITION, PartitionExtent, Plan};
+use crate::payload::{Loaded, Memory};
+
+/// The words of `range`.
+///
+/// # Safety
+/// The range must be memory, multiples of 8, not empty, and not of any Rust object.
+unsafe fn words(range: Range<u64>) -> &'static [AtomicU64] {
+    let start = core::ptr::with_exposed_provenance(range.start as usize);
+    // SAFETY: the caller vouches for the range; real mode addresses are real addresses; memory is never taken away.
+    unsafe { core::slice::from_raw_parts(start, ((range.end - range.start) / 8) as usize) }
+}
+
+/// The memory console in its place.
+pub fn memory_console() -> MemoryConsole {
+    /// The control structure, then the buffer.
+    const BUFFER: u64 = MEMORY_CONSOLE.start + 0x40;
+    const _: () = assert!(size_of::<Control>() <= 0x40);
+    let control: *const Control = core::ptr::with_exposed_provenance(MEMORY_CONSOLE.start as usize);
+    let buffer: *const AtomicU8 = core::ptr::with_exposed_provenance(BUFFER as usize);
+    // SAFETY: the range is memory in the firmware's block and the console's alone (`crate::memory`); its fields are atomics, for
+    // which every bit pattern is a value.
+    let control = unsafe { &*control };
+    // SAFETY: as above.
+    let buffer =
+        unsafe { core::slice::from_raw_parts(buffer, (MEMORY_CONSOLE.end - BUFFER) as usize) };
+    MemoryConsole::new(control, buffer, BUFFER)
+}
+
+/// Why there is no tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTree {
+    /// The register was 0: whoever started us describes the machine by HDAT.
+    Absent,
+    /// The register holds this, where a tree cannot be.
+    BadAddress(u64),
+    /// What lies there is no tree.
+    Broken(u64, FdtError),
+}
+
+/// Copies the tree at `address` out. The bytes are as hostile as they were.
+///
+/// # Errors
+/// [`NoTree`].
+pub fn copy_tree(address: u64) -> Result<Vec<u8>, NoTree> {
+    if address == 0 {
+        return Err(NoTree::Absent);
+    }
+    let largest = fdt::MAX_SIZE as u64;
+    if address % 8 != 0 || address < LOW_SIZE || address > FIRMWARE - largest {
+        return Err(NoTree::BadAddress(address));
+    }
+    // SAFETY: below the firmware's block there is memory only (the smallest machine has 1 GiB), and nothing of ours above LOW_SIZE.
+    let area = unsafe { words(address..address + largest) };
+    let bytes = |count: usize| {
+        area.iter()
+            .take(count.div_ceil(8))
+            .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+            .take(count)
+    };
+    let header: Vec<u8> = bytes(40).collect();
+    let size = fdt::claimed_size(&header).map_err(|error| NoTree::Broken(address, error))?;
+    Ok(bytes(size).collect())
+}
+
+/// The memory of a machine whose plan has been checked.
+#[derive(Clone, Debug)]
+pub struct Ram<'a> {
+    plan: &'a Plan,
+}
+
+impl<'a> Ram<'a> {
+    /// The plan is the evidence for every range below.
+    #[must_use]
+    pub const fn new(plan: &'a Plan) -> Self {
+        Self { plan }
+    }
+
+    /// The pool for tables. For one owner: the plan keeps everybody else out, but two calls give the same memory.
+    #[must_use]
+    pub fn pool(&self) -> OwnMemory {
+        let range = self.plan.pool();
+        let ra = Ra(range.start);
+        // SAFETY: the plan checked that memory reaches to PARTITION, and the pool is the part of the firmware's block that no
+        // object lies in.
+        OwnMemory {
+            ra,
+            words: unsafe { words(range) },
+        }
+    }
+
+    /// The memory of a partition's extent; `None` when the plan does not have it.
+    #[must_use]
+    pub fn extent(&self, extent: &PartitionExtent) -> Option<Extent> {
+        let range = extent.ra.0..extent.ra.0.checked_add(extent.len)?;
+        self.contains(&range).then(|| Extent {
+            gra: extent.gra,
+            ra: extent.ra,
+            // SAFETY: `contains` checked that the range is memory and none of ours; extents are multiples of 2 MiB.
+            memory: unsafe { words(range) },
+        })
+    }
+
+    /// Whether `range` is memory without a hole and none of it the firmware's.
+    fn contains(&self, range: &Range<u64>) -> bool {
+        let ours = [0..LOW_SIZE, FIRMWARE..PARTITION];
+        let inside = |base: u64, end: u64| base <= range.start && range.end <= end;
+        range.start < range.end
+            && ours
+                .iter()
+                .all(|own| range.end <= own.start || own.end <= range.start)
+            && (inside(0, self.plan.contiguous)
+                || self
+                    .plan
+                    .ram
+                    .iter()
+                    .any(|region| inside(region.base, region.base.saturating_add(region.len))))
+    }
+}
+
+impl Memory for Ram<'_> {
+    fn loaded(&self, range: Range<u64>) -> Option<Loaded> {
+        let whole = range.start..range.end.checked_next_multiple_of(8)?;
+        (range.start % 8 == 0 && self.contains(&whole)).then(|| Loaded {
+            base: range.start,
+            // SAFETY: `contains` checked that the range is memory and none of ours.
+            words: unsafe { words(whole) },
+        })
+    }
+}
