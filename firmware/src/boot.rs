@@ -1,0 +1,217 @@
+//! The boot list: what happens between the first line of Rust and the payload.
+//!
+//! Surprising fact: nothing is kept in statics on the way. Each stage returns what it made and the next takes it, so no
+//! stage can run before what it needs exists.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use isa::spr::Pvr;
+use isa::timebase::Deadline;
+use papr_services::guest_ram::{Extent, MAX_EXTENTS};
+
+use crate::command_line::{CommandLine, Mode};
+use crate::entry::park;
+use crate::entry::ram::{self, NoTree, Ram};
+use crate::fdt::Fdt;
+use crate::handover::Handover;
+use crate::inputs::Inputs;
+use crate::machine::{MACHINE, Machine, PowerAction};
+use crate::memory::Plan;
+use crate::payload::Payload;
+use crate::stages::{self, Stage};
+use crate::{console, stop};
+
+/// What the loader gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Address of the device tree, or 0.
+    pub tree: u64,
+    /// Where the image was.
+    pub loaded_at: u64,
+}
+
+/// Why boot cannot go on, as one line.
+struct Fatal(String);
+
+impl<E: fmt::Display> From<E> for Fatal {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn stage<T>(stage: Stage, machine: &Machine, body: impl FnOnce() -> Result<T, Fatal>) -> T {
+    match stages::run(
+        stage,
+        |code| machine.progress(code),
+        || body().map_err(|fatal| fatal.0),
+    ) {
+        Ok(made) => made,
+        Err(failed) => {
+            log::error!("{failed}");
+            stop::power(machine, PowerAction::Off)
+        }
+    }
+}
+
+/// Boots and hands over; every failure ends in one line and a stopped machine.
+pub fn boot(entry: Entry) -> ! {
+    let pvr = isa::spr::mfspr::<Pvr>();
+    let machine = start_console(entry, pvr);
+    let inputs = stage(Stage::Tree, machine, || tree(entry));
+    stage(Stage::Chips, machine, || chips(pvr, &inputs));
+    let plan = stage(Stage::Memory, machine, || memory(&inputs));
+    stage(Stage::Threads, machine, || threads(&inputs));
+    stage(Stage::Devices, machine, || Ok(()));
+    let line = stage(Stage::Mode, machine, || mode(&inputs));
+    let (extents, payload) = stage(Stage::Payload, machine, || payload(&inputs, &plan));
+    let handover = Handover {
+        pvr,
+        machine,
+        extents,
+        pool: Ram::new(&plan).pool(),
+        payload,
+        bootargs: line.payload,
+        compat: line.compat,
+        inputs,
+    };
+    log::info!("INIT: Starting kernel at {}", handover.payload.entry);
+    crate::hypervisor::start(handover)
+}
+
+fn start_console(entry: Entry, pvr: Pvr) -> &'static Machine {
+    console::start(ram::memory_console);
+    console::add_sink(&MACHINE);
+    stage(Stage::Console, &MACHINE, || {
+        log::info!(
+            "Nidus {}, loaded at {:#x}, tree at {:#x}",
+            env!("CARGO_PKG_VERSION"),
+            entry.loaded_at,
+            entry.tree
+        );
+        let name = match pvr.family() {
+            0x80 => "P10",
+            _ => "Power11",
+        };
+        log::info!("CPU: {name} generation processor, PVR {:08x}", pvr.0);
+        Ok(&MACHINE)
+    })
+}
+
+impl fmt::Display for NoTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => write!(
+                f,
+                "no device tree was given, and HDAT is not supported yet: start with a device tree in r3"
+            ),
+            Self::BadAddress(address) => write!(
+                f,
+                "a device tree cannot be at {address:#x}: it must be aligned to 8 bytes, between 0x10000 and 0x2fe00000"
+            ),
+            Self::Broken(address, error) => write!(
+                f,
+                "the device tree at {address:#x} is broken: {error}; correct it"
+            ),
+        }
+    }
+}
+
+fn tree(entry: Entry) -> Result<Inputs, Fatal> {
+    let blob = ram::copy_tree(entry.tree)?;
+    let tree = Fdt::new(&blob).map_err(|error| NoTree::Broken(entry.tree, error))?;
+    let inputs = Inputs::read(tree)?;
+    log::info!(
+        "machine {} ({}), {} bytes of tree",
+        inputs.compatible.join(" "),
+        inputs.model,
+        blob.len()
+    );
+    Ok(inputs)
+}
+
+fn chips(pvr: Pvr, inputs: &Inputs) -> Result<(), Fatal> {
+    let (major, minor) = pvr.revision();
+    log::info!(
+        "{} chips, {} cores, {} threads, revision {major}.{minor}",
+        inputs.chips.len(),
+        inputs.cores.len(),
+        inputs.threads()
+    );
+    Ok(())
+}
+
+fn memory(inputs: &Inputs) -> Result<Plan, Fatal> {
+    let plan = Plan::new(inputs.ram.clone(), inputs.reserved.clone())?;
+    for region in &plan.ram {
+        log::info!(
+            "memory {:#x}..{:#x} on chip {}",
+            region.base,
+            region.base + region.len,
+            region.chip
+        );
+    }
+    let pool = plan.pool();
+    log::info!(
+        "firmware keeps 0..0x10000 and 0x30000000..0x40000000, of it {} MiB for tables",
+        (pool.end - pool.start) >> 20
+    );
+    Ok(plan)
+}
+
+/// Waits until every thread of the tree is parked, but not for ever: a thread that never comes is not worth the machine.
+fn threads(inputs: &Inputs) -> Result<(), Fatal> {
+    const PATIENCE_MS: u64 = 1000;
+    let expected = inputs.threads().saturating_sub(1);
+    let all = Deadline::after_ms(PATIENCE_MS)
+        .wait_for(|| (park::parked().count() >= expected).then_some(()));
+    let parked: Vec<u32> = park::parked().collect();
+    if all.is_none() {
+        log::warn!(
+            "{} of {expected} other threads came, going on without the rest",
+            parked.len()
+        );
+    }
+    log::info!(
+        "thread {:#x} boots, {} are parked",
+        crate::thread::pir(),
+        parked.len()
+    );
+    Ok(())
+}
+
+fn mode(inputs: &Inputs) -> Result<CommandLine, Fatal> {
+    let line = CommandLine::parse(&inputs.bootargs);
+    for word in &line.unknown {
+        log::warn!("\"{word}\" on the command line means nothing to the firmware");
+    }
+    match line.mode.unwrap_or_default() {
+        Mode::Papr => Ok(line),
+        Mode::Opal => Err(Fatal(
+            "opal mode is not built yet: put nidus.mode=papr on the command line".to_string(),
+        )),
+    }
+}
+
+fn payload(inputs: &Inputs, plan: &Plan) -> Result<(Vec<Extent>, Payload), Fatal> {
+    let ram = Ram::new(plan);
+    let mut extents = Vec::new();
+    for part in plan.partition_extents(MAX_EXTENTS)? {
+        log::info!(
+            "partition {}..{:#x} is {}",
+            part.gra,
+            part.gra.0 + part.len,
+            part.ra
+        );
+        extents.extend(ram.extent(&part));
+    }
+    let room = extents.first().map_or(0, Extent::len);
+    let payload = Payload::read(&ram, inputs.initrd.clone(), room)?;
+    log::info!(
+        "kernel up to {}, initrd {:x?}",
+        payload.kernel_end,
+        payload.initrd()
+    );
+    Ok((extents, payload))
+}

@@ -1,0 +1,104 @@
+//! The payload's command line: the words that are meant for the firmware, and the line without them.
+//!
+//! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=...` is handed on. Surprising fact: an unknown or wrong
+//! `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
+#![forbid(unsafe_code)]
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// How the payload runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In hypervisor state, with OPAL calls.
+    #[default]
+    Opal,
+    /// As a partition.
+    Papr,
+}
+
+/// The line, taken apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// What the payload gets: every word that is not the firmware's, as it stood.
+    pub payload: String,
+    /// `nidus.mode=`; the last one counts. `None` when it was not there.
+    pub mode: Option<Mode>,
+    /// `nidus.compat=`, as it stood.
+    pub compat: Option<String>,
+    /// Words after `nidus.` that mean nothing, to be reported.
+    pub unknown: Vec<String>,
+}
+
+impl CommandLine {
+    /// Takes the firmware's words out of `line`.
+    #[must_use]
+    pub fn parse(line: &str) -> Self {
+        let mut parsed = Self::default();
+        for word in words(line) {
+            let Some(option) = word.strip_prefix("nidus.") else {
+                if !parsed.payload.is_empty() {
+                    parsed.payload.push(' ');
+                }
+                parsed.payload.push_str(word);
+                continue;
+            };
+            match option.split_once('=') {
+                Some(("mode", "opal")) => parsed.mode = Some(Mode::Opal),
+                Some(("mode", "papr")) => parsed.mode = Some(Mode::Papr),
+                Some(("compat", level)) => parsed.compat = Some(level.to_string()),
+                _ => parsed.unknown.push(word.to_string()),
+            }
+        }
+        parsed
+    }
+}
+
+/// Splits at white space outside double quotes, as Linux does.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    line.split(move |c: char| {
+        quoted ^= c == '"';
+        !quoted && c.is_ascii_whitespace()
+    })
+    .filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_firmwares_words_are_taken_out() {
+        let line = CommandLine::parse("console=hvc0 nidus.mode=papr  quiet nidus.compat=p10");
+        assert_eq!(line.payload, "console=hvc0 quiet");
+        assert_eq!(line.mode, Some(Mode::Papr));
+        assert_eq!(line.compat.as_deref(), Some("p10"));
+        assert!(line.unknown.is_empty());
+    }
+
+    #[test]
+    fn unknown_words_are_reported_and_taken_out() {
+        let line = CommandLine::parse("a nidus.mode=fast nidus.x b nidus. anidus.mode=papr");
+        assert_eq!(line.payload, "a b anidus.mode=papr");
+        assert_eq!(line.unknown, ["nidus.mode=fast", "nidus.x", "nidus."]);
+        assert_eq!(line.mode, None);
+    }
+
+    #[test]
+    fn quoted_text_is_one_word() {
+        let line = CommandLine::parse("x=\"a nidus.mode=papr b\" nidus.mode=opal");
+        assert_eq!(line.payload, "x=\"a nidus.mode=papr b\"");
+        assert_eq!(line.mode, Some(Mode::Opal));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_of_ours_reaches_the_payload(line in "[ a-z.=\"]{0,40}( nidus.mode=papr)?[ a-z.]{0,20}") {
+            let parsed = CommandLine::parse(&line);
+            prop_assert!(words(&parsed.payload).all(|word| !word.starts_with("nidus.")));
+            prop_assert_eq!(CommandLine::parse(&parsed.payload).payload, parsed.payload);
+        }
+    }
+}

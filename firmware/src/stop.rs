@@ -1,0 +1,52 @@
+//! How the machine stops: through the BMC when there is one, else by asking the service processor for attention.
+//!
+//! Surprising fact: none of these returns, and none is silent: if power does not go away in time, a line says so.
+#![cfg_attr(
+    target_os = "none",
+    expect(unsafe_code, reason = "attn and HID0 are machine instructions")
+)]
+
+use crate::machine::{Machine, PowerAction};
+
+/// Turns the machine off, or restarts it; without a BMC, or if it does not obey, stops for attention.
+pub fn power(machine: &Machine, action: PowerAction) -> ! {
+    let verb = match action {
+        PowerAction::Off => "power off",
+        PowerAction::Reset => "reboot",
+    };
+    match machine.power(action) {
+        Ok(()) => log::error!(
+            "the BMC took the command to {verb} but nothing happened; the machine stays stopped here"
+        ),
+        Err(error) => log::error!("cannot {verb}: {error}; the machine stays stopped here"),
+    }
+    attention()
+}
+
+/// Stops this thread for the service processor's attention (`attn`), for ever.
+pub fn attention() -> ! {
+    #[cfg(target_os = "none")]
+    {
+        use isa::spr::{Hid0, mfspr, mtspr};
+        const ATTENTION: u64 = isa::ppc_bit(3);
+        const FLUSH: u64 = isa::ppc_bit(2);
+        let hid0 = mfspr::<Hid0>().0 | ATTENTION;
+        // The instruction cache holds decoded instructions: it must forget that `attn` was illegal.
+        for value in [hid0 & !FLUSH, hid0 | FLUSH, hid0 & !FLUSH] {
+            isa::barrier::sync();
+            // SAFETY: only enables `attn` and flushes the instruction cache.
+            unsafe { mtspr(Hid0(value)) };
+            isa::barrier::isync();
+        }
+        // SAFETY: stops the thread; what follows runs only where the service processor lets it go on.
+        unsafe { core::arch::asm!(".long 0x200", options(nostack)) };
+    }
+    park_for_ever()
+}
+
+/// Waits at the lowest priority, for ever.
+pub fn park_for_ever() -> ! {
+    loop {
+        isa::priority::very_low();
+    }
+}
