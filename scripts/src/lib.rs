@@ -3,8 +3,18 @@
 //! Everything here runs on the host and may use `std`; decisions are pure functions with tests, and processes and
 //! files are at the edge. The shell files beside `src` only call this crate.
 
+pub mod boot;
 pub mod command;
+pub mod cpio;
 pub mod debian;
+pub mod image;
+pub mod initramfs;
+pub mod machine;
+pub mod milestone;
 pub mod modinfo;
+pub mod needed;
+pub mod run;
+pub mod runner;
 pub mod setup;
+pub mod table;
 pub mod tools;

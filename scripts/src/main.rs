@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use scripts::setup;
 use scripts::tools::Tools;
+use scripts::{image, run, setup};
 
 #[derive(Parser)]
 #[command(name = "nidus", about = "Set up, run, test, build and check Nidus")]
@@ -15,8 +16,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Obtain what is missing: the source of core, QEMU, payloads.
+    /// Obtain what is missing: the source of core, QEMU, payloads
     Setup,
+    /// Build target/nidus.lid and target/nidus.elf
+    Image,
+    /// Boot Linux on the firmware, up to a guest of a guest
+    Run(run::Options),
 }
 
 fn main() -> ExitCode {
@@ -24,14 +29,32 @@ fn main() -> ExitCode {
     if let Some(place) = std::env::var_os("NIDUS_CWD") {
         let _ = std::env::set_current_dir(place);
     }
-    let result = Tools::open().and_then(|tools| match Arguments::parse().verb {
-        Verb::Setup => setup::run(&tools),
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match work(Arguments::parse().verb) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Does what the verb says; false stands for work that was done and found something wrong.
+fn work(verb: Verb) -> Result<bool> {
+    let tools = Tools::open()?;
+    match verb {
+        Verb::Setup => setup::run(&tools).map(|()| true),
+        Verb::Image => {
+            setup::run(&tools)?;
+            let image = image::firmware()?;
+            let size = image.lid.metadata()?.len();
+            println!(
+                "{}: {size} bytes; symbols in {}",
+                image.lid.display(),
+                image.elf.display()
+            );
+            Ok(true)
+        }
+        Verb::Run(options) => run::run(&tools, options),
     }
 }

@@ -1,0 +1,309 @@
+//! The boots of Linux: what is started and what its console has to show.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::image::Image;
+use crate::initramfs;
+use crate::machine::Machine;
+use crate::milestone::{self, Milestone, Watch};
+use crate::setup::kernel::{KERNELS, Kernel};
+use crate::tools::{Tools, repository};
+
+/// What the kernel does on the firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// A partition (L1) that starts guests of its own (L2)
+    Nested,
+    /// A partition
+    Papr,
+    /// In hypervisor state, with the machine to itself
+    Opal,
+}
+
+impl Mode {
+    /// The mode of the firmware.
+    fn firmware(self) -> &'static str {
+        match self {
+            Self::Nested | Self::Papr => "papr",
+            Self::Opal => "opal",
+        }
+    }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nested => "nested",
+            Self::Papr => "papr",
+            Self::Opal => "opal",
+        }
+    }
+}
+
+/// What can be chosen for a boot.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// What the kernel does on the firmware.
+    pub mode: Mode,
+    /// The `-M` argument.
+    pub machine: String,
+    /// The `-smp` argument.
+    pub smp: String,
+    /// The `-m` argument.
+    pub memory: String,
+    /// A name from set-up or a file.
+    pub kernel: String,
+    /// In place of our own initramfs; its lines are not known, so there are fewer milestones.
+    pub initrd: Option<PathBuf>,
+    /// More words for the kernel's command line.
+    pub append: String,
+    /// L2 guests.
+    pub l2: u32,
+    /// Threads of each L2.
+    pub l2_smp: u32,
+    /// MiB of each L2.
+    pub l2_memory: u32,
+    /// Rounds of L2s, with kvm-hv unloaded and loaded between them.
+    pub rounds: u32,
+    /// A shell instead of a list of milestones.
+    pub shell: bool,
+    /// More arguments for QEMU.
+    pub extra: Vec<String>,
+}
+
+impl Choice {
+    /// The defaults of the command line contract.
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            machine: "powernv10".to_owned(),
+            smp: "1".to_owned(),
+            memory: "5G".to_owned(),
+            kernel: "7.2".to_owned(),
+            initrd: None,
+            append: String::new(),
+            l2: 1,
+            l2_smp: 1,
+            l2_memory: 256,
+            rounds: 1,
+            shell: false,
+            extra: Vec::new(),
+        }
+    }
+
+    /// Makes the machine, and the initramfs that it needs.
+    pub fn machine(&self, tools: &Tools, image: &Image) -> Result<Machine> {
+        let kernel = Kernel::named(tools, &self.kernel)?;
+        let initrd = match (&self.initrd, self.mode) {
+            (Some(file), _) => file.clone(),
+            (None, Mode::Nested) => initramfs::nested(tools, &kernel, &self.short_kernel())?,
+            (None, Mode::Papr | Mode::Opal) => initramfs::small(tools)?,
+        };
+        initrd
+            .metadata()
+            .with_context(|| format!("{} cannot be read", initrd.display()))?;
+        Ok(Machine {
+            smp: self.smp.clone(),
+            memory: self.memory.clone(),
+            bios: Some(image.lid.clone()),
+            kernel: Some(kernel.image),
+            initrd: Some(initrd),
+            append: self.command_line(),
+            extra: self.extra.clone(),
+            ..Machine::new(&self.machine)
+        })
+    }
+
+    /// The payload's command line; the firmware takes its own words out.
+    fn command_line(&self) -> String {
+        let mut words = vec![
+            format!("nidus.mode={}", self.mode.firmware()),
+            "console=hvc0".to_owned(),
+        ];
+        if self.shell {
+            words.push("nidus_do=shell".to_owned());
+        } else if self.mode == Mode::Nested {
+            words.push("nidus_do=nested".to_owned());
+        }
+        if self.mode == Mode::Nested {
+            words.push(format!("nidus_l2={} nidus_l2_smp={}", self.l2, self.l2_smp));
+            words.push(format!(
+                "nidus_l2_mem={} nidus_rounds={}",
+                self.l2_memory, self.rounds
+            ));
+        }
+        if !self.append.is_empty() {
+            words.push(self.append.clone());
+        }
+        words.join(" ")
+    }
+
+    /// Returns what the console has to show.
+    pub fn milestones(&self) -> Vec<Milestone> {
+        let processor = if self.machine.starts_with("powernv11") {
+            "CPU: Power11 generation"
+        } else {
+            "CPU: P10 generation"
+        };
+        let mut steps: Vec<Vec<(String, String)>> = vec![
+            vec![("firmware".to_owned(), processor.to_owned())],
+            vec![(
+                "kernel start".to_owned(),
+                "INIT: Starting kernel at 0x".to_owned(),
+            )],
+            vec![("L1 kernel".to_owned(), "Linux version".to_owned())],
+        ];
+        let mut step =
+            |name: &str, pattern: &str| steps.push(vec![(name.to_owned(), pattern.to_owned())]);
+        if self.initrd.is_none() {
+            step("L1 userland", "NIDUS-L1-USERLAND");
+            if self.mode == Mode::Nested {
+                let l2s: Vec<_> = (1..=self.l2).collect();
+                let each = |name: &str, pattern: &dyn Fn(u32) -> String| -> Vec<(String, String)> {
+                    l2s.iter()
+                        .map(|&id| (format!("L2 {id} {name}"), pattern(id)))
+                        .collect()
+                };
+                for round in 1..=self.rounds {
+                    if round > 1 {
+                        steps.push(vec![(
+                            "kvm-hv unloaded".to_owned(),
+                            "NIDUS-L1-UNLOADED".to_owned(),
+                        )]);
+                    }
+                    steps.push(vec![(
+                        "kvm-hv, nested v2".to_owned(),
+                        "NIDUS-L1-KVM api=v2".to_owned(),
+                    )]);
+                    steps.push(each("userland", &|id| {
+                        format!("NIDUS-L2-USERLAND id={id} ")
+                    }));
+                    let up = format!("NIDUS-L1-L2S-UP count={} ", self.l2);
+                    steps.push(vec![(format!("all L2s up ({})", self.l2), up)]);
+                    steps.push(each("off", &|id| format!("NIDUS-L1-DONE id={id} status=0")));
+                }
+            }
+            steps.push(vec![("L1 off".to_owned(), "NIDUS-L1-OFF".to_owned())]);
+        }
+        let number = |(step, list): (usize, Vec<(String, String)>)| {
+            list.into_iter().map(move |(name, pattern)| Milestone {
+                name,
+                pattern,
+                step,
+            })
+        };
+        steps.into_iter().enumerate().flat_map(number).collect()
+    }
+
+    /// Returns the milestones together with the forbidden patterns.
+    pub fn watch(&self) -> Result<Watch> {
+        Ok(Watch::new(self.milestones(), forbidden()?))
+    }
+
+    /// Generous: several times what an idle machine needs.
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(match self.mode {
+            Mode::Nested => 300 + 240 * u64::from(self.l2 * self.rounds),
+            Mode::Papr | Mode::Opal => 180,
+        })
+    }
+
+    fn short_kernel(&self) -> String {
+        if KERNELS.iter().any(|spec| spec.name == self.kernel) {
+            self.kernel.clone()
+        } else {
+            "own".to_owned()
+        }
+    }
+}
+
+/// The patterns that no console may show.
+pub fn forbidden() -> Result<Vec<String>> {
+    let path = repository().join("tests/forbidden.txt");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(milestone::patterns(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_boot_has_the_milestones_of_each_l2_in_one_step() {
+        let choice = Choice {
+            l2: 2,
+            ..Choice::new(Mode::Nested)
+        };
+        let list = choice.milestones();
+        let userland: Vec<_> = list
+            .iter()
+            .filter(|m| m.pattern.contains("L2-USERLAND"))
+            .collect();
+        assert_eq!(userland.len(), 2);
+        assert_eq!(userland[0].step, userland[1].step);
+        assert_eq!(userland[1].pattern, "NIDUS-L2-USERLAND id=2 ");
+        assert_eq!(list.last().map(|m| m.name.as_str()), Some("L1 off"));
+    }
+
+    #[test]
+    fn reload_is_between_the_rounds() {
+        let names: Vec<_> = Choice {
+            rounds: 2,
+            ..Choice::new(Mode::Nested)
+        }
+        .milestones()
+        .into_iter()
+        .map(|milestone| milestone.name)
+        .collect();
+        let place = |name: &str| names.iter().position(|n| n == name).expect("there");
+        assert!(place("L2 1 off") < place("kvm-hv unloaded"));
+        assert_eq!(
+            names.iter().filter(|name| *name == "L2 1 userland").count(),
+            2
+        );
+    }
+
+    #[test]
+    fn mode_and_machine_decide_the_command_line_and_the_processor() {
+        let choice = Choice {
+            machine: "powernv11".to_owned(),
+            append: "a=b".to_owned(),
+            ..Choice::new(Mode::Papr)
+        };
+        assert_eq!(choice.command_line(), "nidus.mode=papr console=hvc0 a=b");
+        assert_eq!(choice.milestones()[0].pattern, "CPU: Power11 generation");
+        let shell = Choice {
+            shell: true,
+            ..Choice::new(Mode::Opal)
+        };
+        assert_eq!(
+            shell.command_line(),
+            "nidus.mode=opal console=hvc0 nidus_do=shell"
+        );
+    }
+
+    #[test]
+    fn an_initramfs_of_a_persons_own_has_no_lines_of_ours() {
+        let choice = Choice {
+            initrd: Some("rd".into()),
+            ..Choice::new(Mode::Nested)
+        };
+        assert_eq!(
+            choice.milestones().last().map(|m| m.pattern.as_str()),
+            Some("Linux version")
+        );
+    }
+
+    #[test]
+    fn the_shared_file_of_forbidden_patterns_is_there() {
+        assert!(
+            forbidden()
+                .expect("readable")
+                .iter()
+                .any(|pattern| pattern == "panicked")
+        );
+    }
+}

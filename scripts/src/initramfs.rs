@@ -1,0 +1,124 @@
+//! The initramfs images of the guests, made from what set-up unpacked and the scripts in `tests/linux`.
+//!
+//! Not compressed: under emulation, unpacking costs a guest more than copying. The surprise: an L1 image holds a
+//! whole QEMU with its libraries, and the kernel and the image of the L2s, and has to stay under the 128 MiB that
+//! QEMU's `powernv` machines take.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cpio::Archive;
+use crate::image;
+use crate::needed;
+use crate::setup::kernel::Kernel;
+use crate::setup::qemu;
+use crate::tools::{self, Tools, repository, target};
+
+/// What QEMU's `powernv` machines load at most (`INITRD_MAX_SIZE` in hw/ppc/pnv.c).
+const LARGEST: usize = 128 << 20;
+/// Applets of busybox that the scripts and a person at the shell use.
+const APPLETS: [&str; 48] = [
+    "awk", "base64", "cat", "chmod", "cp", "cttyhack", "cut", "dd", "df", "dmesg", "du", "echo",
+    "env", "find", "free", "grep", "head", "hexdump", "insmod", "kill", "ln", "ls", "lsmod",
+    "md5sum", "mkdir", "mkfifo", "mount", "mv", "nproc", "poweroff", "ps", "reboot", "rm", "rmmod",
+    "sed", "seq", "setsid", "sh", "sleep", "stty", "tac", "tail", "tee", "top", "tr", "umount",
+    "uname", "vi",
+];
+
+/// Makes the small image: busybox and the first process. Bare-metal kernels, L1s that stay alone and L2s boot it.
+pub fn small(tools: &Tools) -> Result<PathBuf> {
+    let path = target().join("initrd/small.cpio");
+    let bytes = base(tools)?.finish()?;
+    image::replace(&path, &bytes)?;
+    Ok(path)
+}
+
+/// Makes the image of an L1 that starts L2s which run the same kernel.
+pub fn nested(tools: &Tools, kernel: &Kernel, name: &str) -> Result<PathBuf> {
+    let path = target().join(format!("initrd/l1-{name}.cpio"));
+    let mut archive = base(tools)?;
+    archive.file(
+        "nested",
+        0o644,
+        &read(&repository().join("tests/linux/nested"))?,
+    )?;
+    add_modules(&mut archive, kernel)?;
+    add_qemu(&mut archive, &tools.path(qemu::GUEST))?;
+    let counters = image::build("host-counters", "host-counters")?;
+    archive.file("bin/host-counters", 0o755, &read(&counters)?)?;
+    archive.directory("l2")?;
+    archive.file("l2/vmlinux", 0o644, &read(&kernel.image)?)?;
+    archive.file("l2/initrd", 0o644, &base(tools)?.finish()?)?;
+    let bytes = archive.finish()?;
+    if bytes.len() > LARGEST {
+        bail!(
+            "the image of L1 has {} MiB, but QEMU loads {} MiB at most",
+            bytes.len() >> 20,
+            LARGEST >> 20
+        );
+    }
+    image::replace(&path, &bytes)?;
+    Ok(path)
+}
+
+fn base(tools: &Tools) -> Result<Archive<Vec<u8>>> {
+    let busybox = tools::find_file(&tools.path("busybox-ppc64el"), &|name| name == "busybox")
+        .context("busybox is not set up: run scripts/setup")?;
+    let mut archive = Archive::new(Vec::new());
+    for directory in ["bin", "dev", "proc", "sys"] {
+        archive.directory(directory)?;
+    }
+    archive.character_device("dev/console", 5, 1)?;
+    archive.file(
+        "init",
+        0o755,
+        &read(&repository().join("tests/linux/init"))?,
+    )?;
+    archive.file("bin/busybox", 0o755, &read(&busybox)?)?;
+    for applet in APPLETS {
+        archive.link(&format!("bin/{applet}"), "busybox")?;
+    }
+    Ok(archive)
+}
+
+fn add_modules(archive: &mut Archive<Vec<u8>>, kernel: &Kernel) -> Result<()> {
+    archive.directory("modules")?;
+    let mut order = String::new();
+    for module in &kernel.modules {
+        let name = file_name(module);
+        archive.file(&format!("modules/{name}"), 0o644, &read(module)?)?;
+        order.push_str(&name);
+        order.push('\n');
+    }
+    archive.file("modules/order", 0o644, order.as_bytes())?;
+    Ok(())
+}
+
+/// Adds QEMU, the libraries that it needs and the two files of data that `-M pseries,x-vof=on` reads.
+fn add_qemu(archive: &mut Archive<Vec<u8>>, root: &Path) -> Result<()> {
+    let program = root.join("usr/bin/qemu-system-ppc64");
+    let libraries = "lib/powerpc64le-linux-gnu";
+    let directories = [root.join("usr").join(libraries), root.join(libraries)];
+    archive.file("bin/qemu-system-ppc64", 0o755, &read(&program)?)?;
+    archive.directory("lib64")?;
+    for (name, file) in needed::libraries(&program, &directories)? {
+        archive.file(&format!("lib64/{name}"), 0o755, &read(&file)?)?;
+    }
+    archive.directory("qemu")?;
+    let firmware = tools::find_file(root, &|name| name == "vof.bin")
+        .context("the QEMU for L1 has no vof.bin")?;
+    archive.file("qemu/vof.bin", 0o644, &read(&firmware)?)?;
+    Ok(())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
+}

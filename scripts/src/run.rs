@@ -1,0 +1,116 @@
+//! The verb `run`: one boot, watched, or a console for a person.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::boot::{Choice, Mode};
+use crate::image::{self, Image};
+use crate::machine::Console;
+use crate::milestone::Verdict;
+use crate::runner::{self, Boot};
+use crate::setup::{self, qemu};
+use crate::table;
+use crate::tools::Tools;
+
+/// The options of `scripts/run`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// What the kernel does on the firmware
+    #[arg(value_enum, default_value = "nested")]
+    mode: Mode,
+    /// powernv10, powernv11 or powernv10-rainier, with QEMU's options for it
+    #[arg(long, default_value = "powernv10")]
+    machine: String,
+    /// Threads: a number or what QEMU's -smp takes
+    #[arg(long, default_value = "1")]
+    smp: String,
+    /// Memory of the machine
+    #[arg(long, default_value = "5G")]
+    memory: String,
+    /// 7.2, 6.12, 7.2-64k or an ELF image
+    #[arg(long, default_value = "7.2")]
+    kernel: String,
+    /// An initramfs in place of ours
+    #[arg(long)]
+    initrd: Option<PathBuf>,
+    /// More words for the command line; the firmware takes those that begin with `nidus.`
+    #[arg(long, default_value = "")]
+    append: String,
+    /// L2 guests
+    #[arg(long, default_value_t = 1)]
+    l2: u32,
+    /// Threads of each L2
+    #[arg(long, default_value_t = 1)]
+    l2_smp: u32,
+    /// MiB of each L2
+    #[arg(long, default_value_t = 256)]
+    l2_memory: u32,
+    /// One more argument for QEMU; may be given again
+    #[arg(long, allow_hyphen_values = true)]
+    qemu_arg: Vec<String>,
+    /// A firmware image in place of target/nidus.lid
+    #[arg(long)]
+    bios: Option<PathBuf>,
+    /// An interactive console: every key goes to the guest, Ctrl-A x ends QEMU
+    #[arg(long)]
+    shell: bool,
+    /// Seconds after which the machine is stopped
+    #[arg(long)]
+    timeout: Option<u64>,
+    /// A file for the milestones and times as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Boots; returns whether every milestone was reached.
+pub fn run(tools: &Tools, options: Options) -> Result<bool> {
+    setup::run(tools)?;
+    let image = match options.bios {
+        Some(file) => Image {
+            elf: file.clone(),
+            lid: file,
+        },
+        None => image::firmware()?,
+    };
+    let choice = Choice {
+        machine: options.machine,
+        smp: options.smp,
+        memory: options.memory,
+        kernel: options.kernel,
+        initrd: options.initrd,
+        append: options.append,
+        l2: options.l2,
+        l2_smp: options.l2_smp,
+        l2_memory: options.l2_memory,
+        shell: options.shell,
+        extra: options.qemu_arg,
+        ..Choice::new(options.mode)
+    };
+    let machine = choice.machine(tools, &image)?;
+    let qemu = qemu::program(tools);
+    if choice.shell {
+        println!("Ctrl-A x ends QEMU, Ctrl-A h shows its other keys");
+        let error = Command::new(&qemu)
+            .args(machine.arguments(Console::Interactive))
+            .exec();
+        return Err(error).with_context(|| format!("{} cannot be started", qemu.display()));
+    }
+    let boot = Boot {
+        name: choice.mode.name(),
+        machine: &machine,
+        watch: choice.watch()?,
+        limit: options.timeout.map_or(choice.limit(), Duration::from_secs),
+        echo: true,
+    };
+    let report = runner::run(&qemu, boot)?;
+    print!("\n{}log: {}\n", table::text(&report), report.log.display());
+    if let Some(file) = options.json {
+        image::replace(&file, table::json(choice.mode.name(), &report).as_bytes())?;
+    }
+    Ok(report.verdict == Verdict::Passed)
+}
