@@ -1,1 +1,31 @@
+//! The OPAL contract, and those of its services that are pure logic: what a kernel that owns the machine asks of
+//! the firmware.
+//!
+//! No device, no assembly, no unsafe code; memory of the kernel is reached through [`os_memory`]. Nothing a kernel
+//! passes can panic here: the lints below see to it. Calls come from all threads at once, so every service takes
+//! `&self`.
+//!
+//! Start at [`calls`], the list of calls. The surprising fact: a row that is not served yet decodes to nothing
+//! because its variant holds a value of an empty type; marking it `served` is what makes a handler necessary.
 #![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::wildcard_enum_match_arm
+    )
+)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod args;
+pub mod calls;
+pub mod error;
+pub mod os_memory;
+pub mod table;
