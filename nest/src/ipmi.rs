@@ -216,6 +216,8 @@ pub fn sel_time(bmc: &mut impl Transport) -> Result<Option<DateTime>, IpmiError>
 
 /// Sets the BMC's date and time (Set SEL Time, 31.11).
 ///
+/// QEMU's simulator applies the difference with the wrong sign: setting its clock ahead puts it as far behind.
+///
 /// # Errors
 /// [`IpmiError::TooLong`] for a date that 32 bits do not reach; else as [`IpmiError`] says.
 pub fn set_sel_time(bmc: &mut impl Transport, to: &DateTime) -> Result<(), IpmiError> {
@@ -256,7 +258,7 @@ pub enum Event {
 }
 
 /// Takes the next event, or `None` when there is no more (Get Message Flags 22.4, Read Event Message Buffer 22.8, Get
-/// Message 22.6).
+/// Message 22.6). A caller in a loop bounds the number of its turns: a broken BMC can claim to have one more for ever.
 ///
 /// # Errors
 /// As [`IpmiError`] says.
