@@ -116,6 +116,10 @@ pub trait Host {
     /// A random number from the machine's generator, if it has one.
     fn random(&self) -> Option<u64>;
 
+    /// Makes a thread that is idle in, or runs, vCPU `vcpu` of the partition look at what is owed to it: an external
+    /// interrupt, a prod, a system reset, a start.
+    fn kick(&self, vcpu: u32);
+
     /// Whether an interrupt to this partition is waiting for service while one of its nested guests runs.
     fn interrupt_pending(&self) -> bool;
 }

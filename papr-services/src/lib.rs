@@ -24,13 +24,19 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod device_tree;
 pub mod error;
 pub mod guest_ram;
 pub mod host;
+pub mod interrupt;
+mod memory_calls;
 pub mod nested;
 pub mod partition;
 pub mod radix;
+pub mod rtas;
 pub mod serve;
 mod set_mode;
 pub mod table;
 pub mod term;
+pub mod tree;
+pub mod vpa;

@@ -3,8 +3,8 @@
 //! Services get `&Partition`: every vCPU may be in a hypercall at the same time, so what changes is an atomic or
 //! behind a lock. Lock order: **no service holds two of these locks at once**, and none is held over a call to
 //! [`Host::flush`](crate::host::Host::flush), [`Host::kick`](crate::host::Host::kick) or the console. The locks are
-//! [`Vcpu`]'s run state, its registrations ([`crate::vpa`]), [`Partition::interrupts`], the process table, and
-//! whatever [`crate::nested`] has.
+//! [`Vcpu`]'s run state, its registrations ([`crate::vpa`]), those of [`Partition::interrupts`], and the process
+//! table.
 //!
 //! The surprising fact: a vCPU's registers are not here. They are a [`GuestContext`] owned by the thread that runs
 //! it; what others want changed in them (byte order of interrupts, a system reset) is left here and taken over by
@@ -12,8 +12,9 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::num::NonZeroU16;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use isa::addr::Gra;
 use isa::context::{Changed, GuestContext};
@@ -23,7 +24,13 @@ use spin::Mutex;
 
 use crate::guest_ram::GuestRam;
 use crate::host::Host;
-use crate::term::Term;
+use crate::interrupt::{Risen, Trigger, Xics};
+use crate::nested::element::Own;
+use crate::nested::guest::{Lpids, Quotas};
+use crate::nested::pool::TableQuota;
+use crate::nested::{Env, Nested, NestedConfig, capability};
+use crate::term::{self, Term};
+use crate::vpa::Registrations;
 
 /// The processor level that a partition sees: its logical processor version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +48,24 @@ impl Level {
         match self {
             Self::Power10 => 0x0f00_0006,
             Self::Power11 => 0x0f00_0007,
+        }
+    }
+
+    /// Name of the processor, as its nodes in the tree have it.
+    #[must_use]
+    pub const fn processor(self) -> &'static str {
+        match self {
+            Self::Power10 => "POWER10",
+            Self::Power11 => "POWER11",
+        }
+    }
+}
+
+impl From<Level> for capability::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Power10 => Self::Power10,
+            Level::Power11 => Self::Power11,
         }
     }
 }
@@ -85,6 +110,16 @@ pub struct Policy {
     pub characteristics: Characteristics,
 }
 
+/// What a partition may use for nested guests.
+pub struct NestedShare {
+    /// Limits.
+    pub quotas: Quotas,
+    /// Its share of table memory.
+    pub tables: Arc<TableQuota>,
+    /// The machine's free LPIDs.
+    pub lpids: Arc<Lpids>,
+}
+
 /// Why a partition ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -110,9 +145,23 @@ pub enum RunState {
     Running,
 }
 
+impl RunState {
+    /// What RTAS `query-cpu-stopped-state` says; nothing here is ever 1, stopping.
+    pub(crate) const fn stopped_state(self) -> u32 {
+        match self {
+            Self::Stopped => 0,
+            Self::Starting { .. } | Self::Running => 2,
+        }
+    }
+}
+
 /// The part of a vCPU that others can touch.
 pub struct Vcpu {
     run: Mutex<RunState>,
+    /// Its areas in the partition's memory.
+    pub(crate) registrations: Mutex<Registrations>,
+    /// It gave its processor away and was not dispatched since.
+    ceded: AtomicBool,
     /// H_PROD came and no H_CEDE or H_CONFER took it.
     prodded: AtomicBool,
     /// A system reset interrupt is owed.
@@ -123,6 +172,8 @@ impl Vcpu {
     fn new(run: RunState) -> Self {
         Self {
             run: Mutex::new(run),
+            registrations: Mutex::new(Registrations::default()),
+            ceded: AtomicBool::new(false),
             prodded: AtomicBool::new(false),
             system_reset: AtomicBool::new(false),
         }
@@ -135,7 +186,12 @@ impl Vcpu {
 
     /// Takes a remembered wake-up.
     pub fn take_prod(&self) -> bool {
-        self.prodded.swap(false, Ordering::AcqRel)
+        take(&self.prodded)
+    }
+
+    /// It gives its processor away: the dispatch that follows is owed.
+    pub(crate) fn cede(&self) {
+        self.ceded.store(true, Ordering::Release);
     }
 
     /// Whether something besides an interrupt ends this vCPU's H_CEDE: a prod or a system reset.
@@ -177,6 +233,9 @@ const FACILITIES: Hfscr = Hfscr::PREFIX
     .union(Hfscr::VECVSX)
     .union(Hfscr::FP);
 
+/// AMOR: a partition may use every storage key.
+const AUTHORITY: u64 = u64::MAX;
+
 /// A partition.
 pub struct Partition {
     /// Its memory.
@@ -187,14 +246,23 @@ pub struct Partition {
     pub policy: Policy,
     /// The virtual terminal.
     pub term: Term,
+    /// The interrupt controller.
+    pub interrupts: Xics,
+    /// Its nested guests.
+    pub nested: Nested,
     /// First doubleword of its partition-table entry: the root of its partition-scoped tree.
     pub(crate) radix_root: u64,
     /// Second doubleword: the process table; 0 when none is registered.
     pub(crate) process_table: Mutex<u64>,
     /// [`CHOSEN`] bits as they are now.
     lpcr: AtomicU64,
+    /// How many vCPUs are not stopped.
+    started: AtomicU16,
     vcpus: Box<[Vcpu]>,
 }
+
+/// The interrupt sources of every partition.
+const SOURCES: &[(u32, Trigger)] = &[(term::SOURCE, Trigger::Edge)];
 
 impl Partition {
     /// Makes a partition whose vCPU 0 runs and whose others are stopped. `radix_root` is the first doubleword of the
@@ -206,7 +274,18 @@ impl Partition {
         radix_root: u64,
         vcpus: NonZeroU16,
         policy: Policy,
+        share: NestedShare,
     ) -> Self {
+        let nested = NestedConfig {
+            level: policy.level.into(),
+            own: Own {
+                hfscr: FACILITIES.bits(),
+                amor: AUTHORITY,
+                hdexcr: 0,
+                pcr: 0,
+            },
+            quotas: share.quotas,
+        };
         let run = |id| match id {
             0 => RunState::Running,
             _ => RunState::Stopped,
@@ -216,10 +295,22 @@ impl Partition {
             lpid,
             policy,
             term: Term::new(),
+            interrupts: Xics::new(vcpus, SOURCES),
+            nested: Nested::new(&nested, share.tables, share.lpids),
             radix_root,
             process_table: Mutex::new(0),
             lpcr: AtomicU64::new(START.intersection(CHOSEN).bits()),
+            started: AtomicU16::new(1),
             vcpus: (0..vcpus.get()).map(|id| Vcpu::new(run(id))).collect(),
+        }
+    }
+
+    /// The partition and the machine, as calls about nested guests want them.
+    pub fn env<'a, H>(&'a self, host: &'a H) -> Env<'a, H> {
+        Env {
+            ram: &self.ram,
+            host,
+            lpid: self.lpid,
         }
     }
 
@@ -243,7 +334,7 @@ impl Partition {
         context.msr = (Msr::SF | Msr::ME).bits();
         context.lpcr = self.lpcr();
         context.hfscr = FACILITIES;
-        context.amor = u64::MAX;
+        context.amor = AUTHORITY;
         if let Some(r3) = context.gpr.get_mut(3) {
             *r3 = argument;
         }
@@ -278,9 +369,17 @@ impl Partition {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
     }
 
+    /// Bytes of memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let lens = self.ram.extents().iter().map(crate::guest_ram::Extent::len);
+        lens.fold(0, u64::saturating_add)
+    }
+
     /// What a thread does before each entry of vCPU `id`, besides timers and interrupts of its own: takes over what
-    /// other vCPUs left for it. Cheap when there is nothing.
-    pub fn prepare_entry<H: Host>(&self, vcpu: &mut GuestContext, id: u32, _host: &H) {
+    /// other vCPUs left for it, and counts its dispatch after it gave the processor away. Cheap when there is
+    /// nothing.
+    pub fn prepare_entry<H: Host>(&self, vcpu: &mut GuestContext, id: u32, host: &H) {
         let lpcr = vcpu.lpcr.difference(CHOSEN) | self.lpcr().intersection(CHOSEN);
         if lpcr != vcpu.lpcr {
             vcpu.lpcr = lpcr;
@@ -289,30 +388,107 @@ impl Partition {
         let Some(shared) = self.vcpu(id.into()) else {
             return;
         };
-        if shared.system_reset.load(Ordering::Acquire)
-            && shared.system_reset.swap(false, Ordering::AcqRel)
-        {
+        if take(&shared.ceded) {
+            let why = self.wake_reason(shared, id);
+            shared.take_prod();
+            let (now, at) = (host.timebase(), (vcpu.nia, vcpu.msr));
+            let mut registrations = shared.registrations.lock();
+            registrations.dispatched(&self.ram, id, why, now, at);
+        }
+        if take(&shared.system_reset) {
             vcpu.interrupt(0x100, 0);
+        }
+    }
+
+    /// Why vCPU `id` leaves H_CEDE, in the words of the dispatch trace log.
+    fn wake_reason(&self, shared: &Vcpu, id: u32) -> crate::vpa::Dispatch {
+        use crate::vpa::Dispatch;
+        if shared.system_reset.load(Ordering::Acquire) {
+            Dispatch::SystemReset
+        } else if self.interrupt_pending(id) {
+            Dispatch::External
+        } else if shared.prodded.load(Ordering::Acquire) {
+            Dispatch::Prod
+        } else {
+            Dispatch::Decrementer
         }
     }
 
     /// Takes a `start-cpu` that was asked for: registers to start vCPU `id` with.
     pub fn take_start(&self, id: u32) -> Option<GuestContext> {
-        let mut run = self.vcpu(id.into())?.run.lock();
+        let shared = self.vcpu(id.into())?;
+        let mut run = shared.run.lock();
         let RunState::Starting { entry, argument } = *run else {
             return None;
         };
         *run = RunState::Running;
         drop(run);
+        // What others wanted of it before it stopped.
+        for flag in [&shared.ceded, &shared.prodded, &shared.system_reset] {
+            flag.store(false, Ordering::Release);
+        }
         Some(self.start_context(entry, argument))
     }
 
-    /// Whether the external interrupt line to vCPU `id` is up.
-    #[must_use]
-    pub fn interrupt_pending(&self, _id: u32) -> bool {
-        false
+    /// RTAS `start-cpu`: whether the vCPU was stopped.
+    pub(crate) fn start_vcpu(&self, vcpu: &Vcpu, entry: Gra, argument: u64) -> bool {
+        let mut run = vcpu.run.lock();
+        if *run != RunState::Stopped {
+            return false;
+        }
+        *run = RunState::Starting { entry, argument };
+        self.started.fetch_add(1, Ordering::AcqRel);
+        true
     }
 
-    /// Tells the partition that its terminal has input.
-    pub fn console_input_arrived<H: Host>(&self, _host: &H) {}
+    /// RTAS `stop-self`: whether vCPU `id` may stop. The last one may not: nobody could start it again.
+    pub(crate) fn stop_vcpu(&self, id: u32) -> bool {
+        let Some(vcpu) = self.vcpu(id.into()) else {
+            return false;
+        };
+        let one_less = |count: u16| count.checked_sub(1).filter(|left| *left > 0);
+        let left = self
+            .started
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less);
+        if left.is_ok() {
+            *vcpu.run.lock() = RunState::Stopped;
+        }
+        left.is_ok()
+    }
+
+    /// Whether the external interrupt line to vCPU `id` is up: to be taken when its MSR enables external interrupts.
+    #[must_use]
+    pub fn interrupt_pending(&self, id: u32) -> bool {
+        self.interrupts.pending(id)
+    }
+
+    /// Tells the partition that its terminal has input: called once or more per arrival, as it is seen.
+    pub fn console_input_arrived<H: Host>(&self, host: &H) {
+        if self.term.notify() {
+            // The source is one of SOURCES.
+            let risen = self.interrupts.raise(term::SOURCE, host.timebase());
+            self.kick(risen.unwrap_or(None), u32::MAX, host);
+        }
+    }
+
+    /// Wakes the vCPU whose interrupt line rose, unless it is the caller, who sees it on his way out.
+    pub(crate) fn kick<H: Host>(&self, risen: Risen, caller: u32, host: &H) {
+        if let Some(server) = risen.filter(|server| *server != caller) {
+            host.kick(server);
+        }
+    }
+
+    /// Adds to the counters of nested guests' time in the VPA of vCPU `id`, in time base ticks: from the call until
+    /// the nested guest ran, from its exit until the return, and between.
+    pub fn count_nested_run(&self, id: u32, entering: u64, leaving: u64, running: u64) {
+        if let Some(vcpu) = self.vcpu(id.into()) {
+            let registrations = vcpu.registrations.lock();
+            registrations.count_nested_run(&self.ram, [entering, leaving, running]);
+        }
+    }
+}
+
+/// Takes a flag; one load when it is clear.
+fn take(flag: &AtomicBool) -> bool {
+    flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
 }

@@ -3,6 +3,8 @@
 //! The surprising fact: an hcall that gives the processor away ([`After::Cede`]) has its answer in r3 before the
 //! vCPU sleeps, so that whoever wakes it has nothing left to write.
 
+use alloc::boxed::Box;
+
 use isa::addr::Gra;
 use isa::context::{Changed, GuestContext};
 use isa::lpcr::Lpcr;
@@ -10,18 +12,25 @@ use isa::msr::{Msr, PROGRAM_PRIVILEGED};
 
 use crate::error::{Answer, HCode, Outputs};
 use crate::host::Host;
-use crate::partition::{Partition, Stop};
+use crate::interrupt::{Risen, Xirr};
+use crate::memory_calls::{cache_load, cache_store, page_init};
+use crate::nested::run::{Running, Start};
+use crate::partition::{Partition, RunState, Stop, Vcpu};
+use crate::rtas;
 use crate::set_mode::set_mode;
 use crate::table::Hcall;
 use crate::term::Term;
 
 /// What an hcall leads to.
-#[derive(Debug)]
 pub enum Next {
     /// A code in r3 and outputs from r4.
     Return(Answer),
     /// H_SUCCESS, but first the vCPU waits for an interrupt.
     Cede,
+    /// A vCPU of a nested guest runs first; the answer comes when it leaves.
+    Enter(Box<Running>),
+    /// The vCPU stopped itself.
+    Stopped,
     /// The partition ends.
     Stop(Stop),
 }
@@ -33,15 +42,19 @@ impl From<Answer> for Next {
 }
 
 /// What the thread does after [`hypercall`].
-#[derive(Debug)]
 pub enum After {
     /// Enters the same vCPU again: its registers hold the answer.
     Resume,
     /// Waits until an interrupt, the decrementer, a doorbell or [`Vcpu::is_wanted`] wakes the vCPU, then enters it.
-    /// External interrupts are enabled in its MSR.
+    /// After H_CEDE external interrupts are enabled in its MSR; after H_CONFER to itself they may not be, and the
+    /// vCPU then wakes from them without taking them.
     ///
     /// [`Vcpu::is_wanted`]: crate::partition::Vcpu::is_wanted
     Cede,
+    /// Enters a vCPU of a nested guest; when it leaves, [`Running::finish`] has the answer for r3 and r4.
+    Enter(Box<Running>),
+    /// Waits until [`Partition::take_start`] has new registers for the vCPU.
+    Stopped,
     /// Ends the partition.
     Stop(Stop),
 }
@@ -74,6 +87,8 @@ pub fn hypercall<H: Host>(
             write_answer(vcpu, Ok(Outputs::NONE));
             After::Cede
         }
+        Next::Enter(running) => After::Enter(running),
+        Next::Stopped => After::Stopped,
         Next::Stop(stop) => After::Stop(stop),
     }
 }
@@ -91,44 +106,131 @@ pub fn write_answer(vcpu: &mut GuestContext, answer: Answer) {
 }
 
 /// Serves one hcall of vCPU `id`. A row of the table without an arm here does not compile.
-pub fn serve<H: Host>(
-    call: Hcall,
-    vcpu: &mut GuestContext,
-    id: u32,
-    partition: &Partition,
-    host: &H,
-) -> Next {
-    let _ = id;
-    match call {
-        Hcall::H_SET_SPRG0 { value } => set_sprg0(vcpu, value).into(),
-        Hcall::H_GET_TERM_CHAR { unit } => partition.term.get(host, unit).into(),
-        Hcall::H_PUT_TERM_CHAR {
-            unit,
-            len,
-            high,
-            low,
-        } => Term::put(host, unit, len, high, low).into(),
-        Hcall::H_CEDE {} => cede(vcpu, id, partition),
+#[rustfmt::skip]
+pub fn serve<H: Host>(call: Hcall, vcpu: &mut GuestContext, id: u32, partition: &Partition, host: &H) -> Next {
+    let (ram, xics, nested) = (&partition.ram, &partition.interrupts, &partition.nested);
+    let env = &partition.env(host);
+    let kick = |risen: Risen| partition.kick(risen, id, host);
+    Next::Return(match call {
+        Hcall::H_SET_SPRG0 { value } => set_sprg0(vcpu, value),
+        Hcall::H_PAGE_INIT { flags, destination, source } => page_init(ram, flags, destination, source),
+        Hcall::H_LOGICAL_CACHE_LOAD { size, addr } => cache_load(ram, size, addr),
+        Hcall::H_LOGICAL_CACHE_STORE { size, addr, value } => cache_store(ram, size, addr, value),
+
+        Hcall::H_GET_TERM_CHAR { unit } => partition.term.get(host, unit),
+        Hcall::H_PUT_TERM_CHAR { unit, len, high, low } => Term::put(host, unit, len, high, low),
+
+        Hcall::H_EOI { xirr } => done(xics.end(id, low_word(xirr)).map(kick)),
+        Hcall::H_CPPR { cppr } => done(xics.set_cppr(id, low_byte(cppr))),
+        Hcall::H_IPI { server, mfrr } => ipi(partition, host, server, mfrr).map(|risen| { kick(risen); Outputs::NONE }),
+        Hcall::H_IPOLL { server } => poll(partition, server),
+        Hcall::H_XIRR {} => accepted(xics.accept(id)).map(|got| [got.xirr.into()].into()),
+        // Its argument, the priority to return to, is what H_EOI gets; nothing is needed before.
+        Hcall::H_XIRR_X { cppr: _ } => accepted(xics.accept(id)).map(|got| [got.xirr.into(), got.since].into()),
+
+        Hcall::H_REGISTER_VPA { flags, vcpu, area } => with_vcpu(partition, vcpu, |target| {
+            target.registrations.lock().register(ram, flags, area)
+        }),
+        Hcall::H_CEDE {} => return cede(vcpu, id, partition),
+        Hcall::H_CONFER { vcpu, dispatch_count: _ } => return confer(vcpu, id, partition),
+        Hcall::H_PROD { vcpu } => with_vcpu(partition, vcpu, |target| {
+            target.prod();
+            kick(u32::try_from(vcpu).ok());
+            Ok(Outputs::NONE)
+        }),
+        Hcall::H_POLL_PENDING {} => match partition.interrupt_pending(id) {
+            true => Err(HCode::H_PENDING.into()),
+            false => Ok(Outputs::NONE),
+        },
+        Hcall::H_SIGNAL_SYS_RESET { target } => system_reset(partition, host, id, target),
+
         Hcall::H_GET_CPU_CHARACTERISTICS {} => {
             let says = partition.policy.characteristics;
-            Next::Return(Ok([says.character, says.behaviour].into()))
+            Ok([says.character, says.behaviour].into())
         }
-        Hcall::H_RANDOM {} => random(partition, host).into(),
-        Hcall::H_SET_MODE {
-            flags,
-            resource,
-            value1,
-            value2,
-        } => set_mode(vcpu, partition, flags, resource, value1, value2).into(),
-        Hcall::H_REGISTER_PROC_TBL {
-            flags,
-            base,
-            page_size,
-            size,
-        } => register_process_table(partition, host, flags, base, page_size, size).into(),
-        // Not written yet: these rows come next.
-        _ => Next::Return(Err(HCode::H_FUNCTION.into())),
+        Hcall::H_RANDOM {} => random(partition, host),
+        Hcall::H_SET_MODE { flags, resource, value1, value2 } => {
+            set_mode(vcpu, partition, flags, resource, value1, value2)
+        }
+        Hcall::H_REGISTER_PROC_TBL { flags, base, page_size, size } => {
+            register_process_table(partition, host, flags, base, page_size, size)
+        }
+        // Nested invalidation is wired with the shadow tables.
+        Hcall::H_RPT_INVALIDATE { .. } => Err(HCode::H_FUNCTION.into()),
+
+        Hcall::H_GUEST_GET_CAPABILITIES { flags } => nested.get_capabilities(flags),
+        Hcall::H_GUEST_SET_CAPABILITIES { flags, capabilities } => nested.set_capabilities(env, flags, capabilities),
+        Hcall::H_GUEST_CREATE { flags, token } => nested.create(env, flags, token),
+        Hcall::H_GUEST_CREATE_VCPU { flags, guest, vcpu } => nested.create_vcpu(flags, guest, vcpu),
+        Hcall::H_GUEST_GET_STATE { flags, guest, vcpu, buffer, size } => {
+            nested.get_state(env, flags, guest, vcpu, buffer, size)
+        }
+        Hcall::H_GUEST_SET_STATE { flags, guest, vcpu, buffer, size } => {
+            nested.set_state(env, flags, guest, vcpu, buffer, size)
+        }
+        Hcall::H_GUEST_RUN_VCPU { flags, guest, vcpu } => match nested.run(env, flags, guest, vcpu) {
+            Ok(Start::Enter(running)) => return Next::Enter(Box::new(running)),
+            Ok(Start::Done(exit)) => Ok([exit as u64].into()),
+            Err(refusal) => Err(refusal),
+        },
+        Hcall::H_GUEST_DELETE { flags, guest } => nested.delete(env, flags, guest),
+
+        Hcall::H_RTAS { args } => return rtas::call(args, id, partition, host),
+    })
+}
+
+/// The low word of a register: XIRR has 32 bits.
+fn low_word(register: u64) -> u32 {
+    u32::try_from(register & u64::from(u32::MAX)).unwrap_or(0)
+}
+
+/// The low byte of a register: priorities have 8 bits.
+fn low_byte(register: u64) -> u8 {
+    let [.., byte] = register.to_be_bytes();
+    byte
+}
+
+fn done<E: Into<HCode>>(result: Result<(), E>) -> Answer {
+    match result {
+        Ok(()) => Ok(Outputs::NONE),
+        Err(error) => Err(error.into().into()),
     }
+}
+
+fn accepted(
+    result: Result<Xirr, crate::interrupt::Unknown>,
+) -> Result<Xirr, crate::error::Refusal> {
+    result.map_err(|unknown| HCode::from(unknown).into())
+}
+
+/// Runs a service on the vCPU that the caller named.
+fn with_vcpu(partition: &Partition, vcpu: u64, service: impl FnOnce(&Vcpu) -> Answer) -> Answer {
+    service(partition.vcpu(vcpu).ok_or(HCode::H_PARAMETER)?)
+}
+
+fn server(number: u64) -> Result<u32, HCode> {
+    u32::try_from(number).map_err(|_| HCode::H_PARAMETER)
+}
+
+fn ipi<H: Host>(
+    partition: &Partition,
+    host: &H,
+    target: u64,
+    mfrr: u64,
+) -> Result<Risen, crate::error::Refusal> {
+    let risen = partition
+        .interrupts
+        .set_mfrr(server(target)?, low_byte(mfrr), host.timebase())
+        .map_err(HCode::from)?;
+    Ok(risen)
+}
+
+fn poll(partition: &Partition, target: u64) -> Answer {
+    let got = partition
+        .interrupts
+        .poll(server(target)?)
+        .map_err(HCode::from)?;
+    Ok([got.xirr.into(), got.mfrr.into()].into())
 }
 
 fn set_sprg0(vcpu: &mut GuestContext, value: u64) -> Answer {
@@ -141,11 +243,56 @@ fn set_sprg0(vcpu: &mut GuestContext, value: u64) -> Answer {
 /// H_CEDE: enables external interrupts, then waits, unless there is a reason not to.
 fn cede(vcpu: &mut GuestContext, id: u32, partition: &Partition) -> Next {
     vcpu.msr |= Msr::EE.bits();
-    let prodded = partition.vcpu(id.into()).is_some_and(|v| v.take_prod());
-    if prodded || partition.interrupt_pending(id) {
+    wait(id, partition)
+}
+
+/// The vCPU gives its processor away; it has it back at once when an interrupt or a prod is there already.
+fn wait(id: u32, partition: &Partition) -> Next {
+    let Some(shared) = partition.vcpu(id.into()) else {
+        return Next::Cede;
+    };
+    // The yield count moves even when there is nothing to wait for.
+    shared.cede();
+    shared.registrations.lock().ceded(&partition.ram);
+    if shared.is_wanted() || partition.interrupt_pending(id) {
         return Next::Return(Ok(Outputs::NONE));
     }
     Next::Cede
+}
+
+/// H_CONFER. Every vCPU has a thread of its own, so there is no processor to give to another one: the call succeeds
+/// and the caller goes on. To itself, it waits for a prod.
+fn confer(target: u64, id: u32, partition: &Partition) -> Next {
+    const ALL: u64 = u64::MAX;
+    if target == u64::from(id) {
+        return wait(id, partition);
+    }
+    match target {
+        ALL => Next::Return(Ok(Outputs::NONE)),
+        _ => Next::Return(with_vcpu(partition, target, |_| Ok(Outputs::NONE))),
+    }
+}
+
+/// H_SIGNAL_SYS_RESET: all (-1), all others (-2), or one.
+fn system_reset<H: Host>(partition: &Partition, host: &H, id: u32, target: u64) -> Answer {
+    const ALL: u64 = u64::MAX;
+    const OTHERS: u64 = u64::MAX - 1;
+    let running = |vcpu: &Vcpu| vcpu.run_state() == RunState::Running;
+    if !matches!(target, ALL | OTHERS) && !partition.vcpu(target).is_some_and(running) {
+        return Err(HCode::H_PARAMETER.into());
+    }
+    for (number, vcpu) in (0..).zip(partition.vcpus()) {
+        let hit = match target {
+            ALL => true,
+            OTHERS => number != id,
+            one => u64::from(number) == one,
+        };
+        if hit && running(vcpu) {
+            vcpu.reset();
+            partition.kick(Some(number), id, host);
+        }
+    }
+    Ok(Outputs::NONE)
 }
 
 fn random<H: Host>(partition: &Partition, host: &H) -> Answer {

@@ -97,13 +97,9 @@ served {
     /// Zeroes or copies a 4 KiB page.
     0x02c H_PAGE_INIT(flags: u64, destination: Gra, source: Gra)               -> 0 in "hcall-copy";
     /// Loads 1, 2, 4 or 8 bytes of the partition's memory.
-    0x044 H_LOGICAL_CACHE_LOAD(size: u64, addr: Gra)                           -> 1 in "hcall-debug";
+    0x044 H_LOGICAL_CACHE_LOAD(size: u64, addr: Gra)                           -> 1 in "";
     /// Stores 1, 2, 4 or 8 bytes in the partition's memory.
-    0x048 H_LOGICAL_CACHE_STORE(size: u64, addr: Gra, value: u64)              -> 0 in "hcall-debug";
-    /// Instruction cache block invalidate.
-    0x04c H_LOGICAL_ICBI(addr: Gra)                                            -> 0 in "hcall-debug";
-    /// Data cache block flush.
-    0x050 H_LOGICAL_DCBF(addr: Gra)                                            -> 0 in "hcall-debug";
+    0x048 H_LOGICAL_CACHE_STORE(size: u64, addr: Gra, value: u64)              -> 0 in "";
     /// Reads up to 16 bytes from a virtual terminal: r4 count, r5 and r6 the bytes.
     0x054 H_GET_TERM_CHAR(unit: u64)                                           -> 3 in "hcall-term";
     /// Writes up to 16 bytes to a virtual terminal, all or none.
@@ -175,7 +171,7 @@ absent {
     0x2e4 H_SEND_SUB_CRQ; 0x2e8 H_SEND_SUB_CRQ_INDIRECT; 0x1e4 H_VIO_ERROR;
     // Debugging and facilities that the processor does not have.
     0x028 H_SET_DABR; 0x030 H_SET_ASR; 0x034 H_ASR_ON; 0x038 H_ASR_OFF; 0x03c H_LOGICAL_CI_LOAD;
-    0x040 H_LOGICAL_CI_STORE; 0x05c H_REAL_TO_LOGICAL; 0x060 H_HYPERVISOR_DATA; 0x07c H_PERFMON; 0x134 H_SET_XDABR;
+    0x040 H_LOGICAL_CI_STORE; 0x04c H_LOGICAL_ICBI; 0x050 H_LOGICAL_DCBF; 0x05c H_REAL_TO_LOGICAL; 0x060 H_HYPERVISOR_DATA; 0x07c H_PERFMON; 0x134 H_SET_XDABR;
     // Shared processors, energy, migration.
     0x0ec H_GET_PPP; 0x0f0 H_SET_PPP; 0x0f4 H_PURR; 0x0f8 H_PIC; 0x298 H_JOIN; 0x2b8 H_GET_EM_PARMS; 0x2d0 H_SET_MPP;
     0x2d4 H_GET_MPP; 0x2ec H_HOME_NODE_ASSOCIATIVITY; 0x2f4 H_BEST_ENERGY; 0x314 H_GET_MPP_X; 0x360 H_REQUEST_VMC;
@@ -271,7 +267,6 @@ mod tests {
             [
                 "hcall-sprg0",
                 "hcall-copy",
-                "hcall-debug",
                 "hcall-term",
                 "hcall-interrupt",
                 "hcall-splpar",
