@@ -3,12 +3,14 @@
 //! Surprising fact: nothing is kept in statics on the way. Each stage returns what it made and the next takes it, so no
 //! stage can run before what it needs exists.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
 use isa::spr::Pvr;
 use isa::timebase::Deadline;
+use nest::chip::{Chip, Machine as Board};
 use papr_services::guest_ram::{Extent, MAX_EXTENTS};
 
 use crate::command_line::{CommandLine, Mode};
@@ -17,11 +19,11 @@ use crate::entry::ram::{self, NoTree, Ram};
 use crate::fdt::Fdt;
 use crate::handover::Handover;
 use crate::inputs::Inputs;
-use crate::machine::{MACHINE, Machine, PowerAction};
+use crate::machine::{Machine, PowerAction};
 use crate::memory::Plan;
 use crate::payload::Payload;
 use crate::stages::{self, Stage};
-use crate::{console, stop};
+use crate::{chips, console, stop};
 
 /// What the loader gave.
 #[derive(Clone, Copy, Debug)]
@@ -56,17 +58,25 @@ fn stage<T>(stage: Stage, machine: &Machine, body: impl FnOnce() -> Result<T, Fa
 }
 
 /// Boots and hands over; every failure ends in one line and a stopped machine.
-pub fn boot(entry: Entry) -> ! {
+pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
     let pvr = isa::spr::mfspr::<Pvr>();
-    let machine = start_console(entry, pvr);
+    let machine = start_console(entry, chip, pvr);
     let inputs = stage(Stage::Tree, machine, || tree(entry));
-    stage(Stage::Chips, machine, || chips(pvr, &inputs));
+    let board = stage(Stage::Chips, machine, || Ok(chips(chip, pvr, &inputs)));
     let plan = stage(Stage::Memory, machine, || memory(&inputs));
-    stage(Stage::Threads, machine, || threads(&inputs));
-    stage(Stage::Devices, machine, || Ok(()));
+    stage(Stage::Threads, machine, || {
+        threads(&inputs);
+        Ok(())
+    });
+    stage(Stage::Devices, machine, || {
+        devices(machine, chip, &inputs);
+        Ok(())
+    });
     let line = stage(Stage::Mode, machine, || mode(&inputs));
     let (extents, payload) = stage(Stage::Payload, machine, || payload(&inputs, &plan));
     let handover = Handover {
+        chip,
+        board,
         pvr,
         machine,
         extents,
@@ -76,26 +86,27 @@ pub fn boot(entry: Entry) -> ! {
         compat: line.compat,
         inputs,
     };
-    log::info!("INIT: Starting kernel at {}", handover.payload.entry);
     crate::hypervisor::start(handover)
 }
 
-fn start_console(entry: Entry, pvr: Pvr) -> &'static Machine {
+/// The line that says that the payload runs from now on; tests wait for it. `at` is where.
+pub fn announce_payload(at: u64) {
+    log::info!("INIT: Starting kernel at {at:#x}");
+}
+
+fn start_console(entry: Entry, chip: &'static Chip, pvr: Pvr) -> &'static Machine {
     console::start(ram::memory_console);
-    console::add_sink(&MACHINE);
-    stage(Stage::Console, &MACHINE, || {
+    let machine: &'static Machine = Box::leak(Box::new(Machine::start(ram::lpc(chip))));
+    console::add_sink(machine);
+    stage(Stage::Console, machine, || {
         log::info!(
             "Nidus {}, loaded at {:#x}, tree at {:#x}",
             env!("CARGO_PKG_VERSION"),
             entry.loaded_at,
             entry.tree
         );
-        let name = match pvr.family() {
-            0x80 => "P10",
-            _ => "Power11",
-        };
-        log::info!("CPU: {name} generation processor, PVR {:08x}", pvr.0);
-        Ok(&MACHINE)
+        log::info!("CPU: {} (PVR {:08x})", chip.generation, pvr.0);
+        Ok(machine)
     })
 }
 
@@ -131,7 +142,8 @@ fn tree(entry: Entry) -> Result<Inputs, Fatal> {
     Ok(inputs)
 }
 
-fn chips(pvr: Pvr, inputs: &Inputs) -> Result<(), Fatal> {
+/// Names what the tables know about the machine. An unknown board runs too: all it has is found by asking.
+fn chips(chip: &Chip, pvr: Pvr, inputs: &Inputs) -> Option<&'static Board> {
     let (major, minor) = pvr.revision();
     log::info!(
         "{} chips, {} cores, {} threads, revision {major}.{minor}",
@@ -139,7 +151,19 @@ fn chips(pvr: Pvr, inputs: &Inputs) -> Result<(), Fatal> {
         inputs.cores.len(),
         inputs.threads()
     );
-    Ok(())
+    for erratum in chip
+        .errata
+        .iter()
+        .filter(|erratum| erratum.applies(pvr.revision()))
+    {
+        log::info!("erratum {}: {}", erratum.name(), erratum.why());
+    }
+    let board = chips::board(&inputs.compatible);
+    match board {
+        Some(board) => log::info!("board: {}", board.name),
+        None => log::warn!("no table knows this board: going on with what every machine has"),
+    }
+    board
 }
 
 fn memory(inputs: &Inputs) -> Result<Plan, Fatal> {
@@ -161,24 +185,26 @@ fn memory(inputs: &Inputs) -> Result<Plan, Fatal> {
 }
 
 /// Waits until every thread of the tree is parked, but not for ever: a thread that never comes is not worth the machine.
-fn threads(inputs: &Inputs) -> Result<(), Fatal> {
+fn threads(inputs: &Inputs) {
     const PATIENCE_MS: u64 = 1000;
     let expected = inputs.threads().saturating_sub(1);
     let all = Deadline::after_ms(PATIENCE_MS)
         .wait_for(|| (park::parked().count() >= expected).then_some(()));
-    let parked: Vec<u32> = park::parked().collect();
+    let parked = park::parked().count();
     if all.is_none() {
-        log::warn!(
-            "{} of {expected} other threads came, going on without the rest",
-            parked.len()
-        );
+        log::warn!("{parked} of {expected} other threads came, going on without the rest");
     }
     log::info!(
-        "thread {:#x} boots, {} are parked",
-        crate::thread::pir(),
-        parked.len()
+        "thread {:#x} boots, {parked} are parked",
+        crate::thread::pir()
     );
-    Ok(())
+}
+
+fn devices(machine: &Machine, chip: &Chip, inputs: &Inputs) {
+    if inputs.lpc.is_some_and(|base| base != chip.map.lpc.0) {
+        log::warn!("the tree's primary LPC bus is not chip 0's, whose UART and BMC are in use");
+    }
+    machine.start_others();
 }
 
 fn mode(inputs: &Inputs) -> Result<CommandLine, Fatal> {

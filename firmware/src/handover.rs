@@ -1,7 +1,8 @@
 //! What boot hands to the hypervisor: everything it has found and made, as values.
 //!
 //! Surprising fact: the kernel is not in the partition's memory yet. [`Payload::place`] puts it there, when the partition's
-//! [`GuestRam`] exists.
+//! [`GuestRam`] exists; then
+//! [`boot::announce_payload`](crate::boot) prints the line that tests wait for, just before the first entry.
 //!
 //! [`GuestRam`]: papr_services::guest_ram::GuestRam
 //! [`Payload::place`]: crate::payload::Payload::place
@@ -12,6 +13,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use isa::addr::Ra;
+use nest::chip::{Chip, Machine as Board};
 use papr_services::guest_ram::Extent;
 
 use crate::inputs::Inputs;
@@ -33,6 +35,10 @@ pub struct OwnMemory {
 pub struct Handover {
     /// The tree's facts: processors, time base frequency, chips.
     pub inputs: Inputs,
+    /// The chip as a table.
+    pub chip: &'static Chip,
+    /// The board as a table, if one knows it.
+    pub board: Option<&'static Board>,
     /// Processor version register of this machine's threads.
     pub pvr: isa::spr::Pvr,
     /// Console, clock, power: the devices.

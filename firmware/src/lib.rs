@@ -9,6 +9,7 @@ extern crate alloc;
 
 #[cfg(target_os = "none")]
 pub mod boot;
+pub mod chips;
 pub mod command_line;
 pub mod console;
 pub mod entry;

@@ -1,12 +1,26 @@
-//! The devices that the firmware itself uses: console UART, clock, BMC. Interim: a UART only, polled.
-#![expect(unsafe_code, reason = "interim access to the UART")]
+//! The devices that the firmware itself uses: console UART, clock, BMC. Each behind its own lock, usable from any thread.
+//!
+//! Generic over the LPC bus, so that the tests drive it with a model. Surprising fact: all of them are optional but the bus:
+//! a machine without BMC runs, it only cannot switch itself off.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 
-use isa::cix;
+use isa::timebase::{Deadline, Ticks, delay};
+use nest::bt::Bt;
+use nest::ipmi::{self, IpmiError};
+use nest::lock::Mutex;
+use nest::lpc::{CiLpc, IoSpace};
+use nest::rtc::{self, Rtc};
+use nest::uart::{CONSOLE_PORT, Uart};
 use papr_services::host::{DateTime, DeviceError};
 
 use crate::console::Sink;
+
+/// How long the BMC may take from accepting a power command to doing it.
+const POWER_PATIENCE_S: u64 = 30;
+/// How often a power command is tried: the BMC may be busy with itself.
+const POWER_TRIES: u32 = 3;
 
 /// What the BMC can do with the power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,87 +36,309 @@ pub enum PowerAction {
 pub enum PowerError {
     /// There is no BMC.
     NoBmc,
+    /// The BMC did not take the command.
+    Failed(IpmiError),
+    /// The BMC took the command, but nothing happened.
+    Ignored,
 }
 
 impl fmt::Display for PowerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoBmc => write!(f, "there is no BMC"),
+            Self::Failed(error) => write!(f, "the BMC did not take the command ({error})"),
+            Self::Ignored => write!(f, "the BMC took the command but did nothing"),
         }
     }
 }
 
-/// The devices.
+/// The devices behind one LPC bus.
 #[derive(Debug)]
-pub struct Machine {
-    uart: u64,
+pub struct Devices<L: 'static> {
+    bus: &'static L,
+    uart: Mutex<Option<Uart<&'static L>>>,
+    clock: Mutex<Option<Rtc<&'static L>>>,
+    bmc: Mutex<Option<Bt<&'static L>>>,
 }
 
-/// The machine's devices, found at their usual places.
-pub static MACHINE: Machine = Machine {
-    uart: 0x0006_0300_d001_03f8,
-};
+/// The devices of the real machine.
+pub type Machine = Devices<CiLpc>;
 
-impl Machine {
-    /// Writes console bytes; how many were taken.
-    pub fn console_write(&self, bytes: &[u8]) -> usize {
-        for byte in bytes {
-            // SAFETY: the UART's line status and data ports.
-            while unsafe { cix::load8(self.uart + 5) } & 0x20 == 0 {}
-            // SAFETY: as above.
-            unsafe { cix::store8(self.uart, *byte) };
+impl<L: IoSpace> Devices<L> {
+    /// Finds the UART. The others are found by [`start_others`](Self::start_others), once there is a console to say so.
+    pub fn start(bus: &'static L) -> Self {
+        Self {
+            bus,
+            uart: Mutex::new(Uart::start(bus).ok()),
+            clock: Mutex::new(None),
+            bmc: Mutex::new(None),
         }
-        bytes.len()
+    }
+
+    /// Finds clock and BMC, and says what is there.
+    pub fn start_others(&self) {
+        match Rtc::start(self.bus) {
+            Ok(clock) => *self.clock.lock() = Some(clock),
+            Err(error) => log::info!("real-time clock: {error}"),
+        }
+        match Bt::start(self.bus) {
+            Ok(mut bmc) => {
+                match ipmi::device_id(&mut bmc) {
+                    Ok(id) => log::info!("BMC: {id:x?}"),
+                    Err(error) => log::warn!("BMC: {error}"),
+                }
+                *self.bmc.lock() = Some(bmc);
+            }
+            Err(error) => {
+                log::warn!("BMC: {error}: the machine can not be switched off by the firmware")
+            }
+        }
+        if let Ok(now) = self.read_clock() {
+            let DateTime {
+                year,
+                month,
+                day,
+                hour,
+                minute,
+                second,
+            } = now;
+            log::info!("it is {year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC");
+        }
+    }
+
+    /// Writes console bytes; how many the UART took without waiting. All, when there is no UART.
+    pub fn console_write(&self, bytes: &[u8]) -> usize {
+        self.uart
+            .lock()
+            .as_mut()
+            .map_or(bytes.len(), |uart| uart.try_write(bytes))
     }
 
     /// Takes console input; how many bytes were stored.
     pub fn console_read(&self, buffer: &mut [u8]) -> usize {
+        let mut uart = self.uart.lock();
+        let Some(uart) = uart.as_mut() else { return 0 };
         let mut count = 0;
         for place in buffer {
-            // SAFETY: the UART's line status and data ports.
-            if unsafe { cix::load8(self.uart + 5) } & 1 == 0 {
-                break;
-            }
-            // SAFETY: as above.
-            *place = unsafe { cix::load8(self.uart) };
+            let Some(byte) = uart.read() else { break };
+            *place = byte;
             count += 1;
         }
         count
     }
 
-    /// Reads the clock.
+    /// Reads the clock: the one on the LPC bus, else the BMC's.
     ///
     /// # Errors
-    /// There is none, or it does not answer.
+    /// There is none, or none knows the time.
     pub fn read_clock(&self) -> Result<DateTime, DeviceError> {
-        Err(DeviceError)
+        let local = self
+            .clock
+            .lock()
+            .as_mut()
+            .and_then(|clock| clock.read().ok());
+        let time = local.or_else(|| ipmi::sel_time(self.bmc.lock().as_mut()?).ok().flatten());
+        let rtc::DateTime {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+        } = time.ok_or(DeviceError)?;
+        Ok(DateTime {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+        })
     }
 
-    /// Sets the clock.
+    /// Sets the clock, and the BMC's too.
     ///
     /// # Errors
-    /// There is none, or it does not answer.
-    pub fn set_clock(&self, _: DateTime) -> Result<(), DeviceError> {
-        Err(DeviceError)
+    /// There is none, or it refuses.
+    pub fn set_clock(&self, time: DateTime) -> Result<(), DeviceError> {
+        let DateTime {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+        } = time;
+        let time = rtc::DateTime {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+        };
+        let local = self
+            .clock
+            .lock()
+            .as_mut()
+            .map(|clock| clock.set(&time).is_ok());
+        let remote = self
+            .bmc
+            .lock()
+            .as_mut()
+            .map(|bmc| ipmi::set_sel_time(bmc, &time).is_ok());
+        // The local one counts when there is one: that is the one `read_clock` reads.
+        if local.or(remote).unwrap_or(false) {
+            Ok(())
+        } else {
+            Err(DeviceError)
+        }
     }
 
-    /// Asks the BMC; returns only if it did not happen.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn power(&self, _: PowerAction) -> Result<(), PowerError> {
-        Err(PowerError::NoBmc)
+    /// Asks the BMC for `action` and waits for it to happen; so it returns only when it did not.
+    #[must_use = "the machine still runs"]
+    pub fn power(&self, action: PowerAction) -> PowerError {
+        let mut bmc = self.bmc.lock();
+        let Some(bmc) = bmc.as_mut() else {
+            return PowerError::NoBmc;
+        };
+        let mut last = PowerError::Ignored;
+        for _ in 0..POWER_TRIES {
+            let answer = match action {
+                PowerAction::Off => ipmi::power_off(bmc),
+                PowerAction::Reset => ipmi::reboot(bmc),
+            };
+            match answer {
+                Ok(()) => {
+                    delay(Ticks::from_s(POWER_PATIENCE_S));
+                    return PowerError::Ignored;
+                }
+                Err(error) => last = PowerError::Failed(error),
+            }
+        }
+        last
     }
 
-    /// Tells the BMC how far boot has come.
-    pub fn progress(&self, _: u8) {}
+    /// Waits, but not for long, until everything written has left the UART.
+    pub fn drain_console(&self) {
+        let mut uart = self.uart.lock();
+        if let Some(uart) = uart.as_mut() {
+            // A time-out means that nobody reads: then nothing is lost by going on.
+            let _ = Deadline::after_ms(100).wait_for(|| uart.is_drained().then_some(()));
+        }
+    }
 }
 
-impl Sink for Machine {
-    fn write(&self, bytes: &[u8]) {
-        self.console_write(bytes);
+impl Machine {
+    /// Tells the BMC how far boot has come: a byte to port 0x80.
+    pub fn progress(&self, code: u8) {
+        const PROGRESS_PORT: u16 = 0x80;
+        let _ = self.bus.probe_write(PROGRESS_PORT, code); // nobody has to listen
     }
+}
+
+impl<L: IoSpace + Sync> Sink for Devices<L> {
+    fn write(&self, bytes: &[u8]) {
+        if let Some(uart) = self.uart.lock().as_mut() {
+            uart.write(bytes);
+        }
+    }
+
     fn write_emergency(&self, bytes: &[u8]) {
-        self.console_write(bytes);
+        if let Some(mut uart) = self.uart.try_lock() {
+            if let Some(uart) = uart.as_mut() {
+                uart.write(bytes);
+            }
+            return;
+        }
+        // Whoever holds the lock may be the code that failed: go past it, byte by byte.
+        const LINE_STATUS: u16 = CONSOLE_PORT + 5;
+        const TRANSMITTER_EMPTY: u8 = 0x20;
+        for byte in bytes {
+            let has_room = || (self.bus.inb(LINE_STATUS) & TRANSMITTER_EMPTY != 0).then_some(());
+            if Deadline::after_ms(10).wait_for(has_room).is_none() {
+                return;
+            }
+            self.bus.outb(CONSOLE_PORT, *byte);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex as StdMutex;
+
+    /// A bus with a UART whose transmitter is always empty, and nothing else.
+    #[derive(Default, Debug)]
+    struct Bus {
+        sent: StdMutex<Vec<u8>>,
+        input: StdMutex<Vec<u8>>,
+    }
+
+    impl IoSpace for Bus {
+        fn inb(&self, port: u16) -> u8 {
+            match port {
+                0x3f8 => self.input.lock().unwrap().remove(0),
+                0x3fd => 0x60 | u8::from(!self.input.lock().unwrap().is_empty()),
+                0x3fa => 0xc1,
+                _ => 0xff,
+            }
+        }
+        fn outb(&self, port: u16, value: u8) {
+            if port == 0x3f8 {
+                self.sent.lock().unwrap().push(value);
+            }
+        }
+        fn probe(&self, port: u16) -> Option<u8> {
+            (0x3f8..0x400).contains(&port).then(|| self.inb(port))
+        }
+    }
+
+    fn machine() -> (&'static Bus, Devices<Bus>) {
+        let bus: &'static Bus = Box::leak(Box::default());
+        let machine = Devices::start(bus);
+        bus.sent.lock().unwrap().clear(); // the divisor went the same way
+        (bus, machine)
+    }
+
+    #[test]
+    fn console_bytes_go_both_ways() {
+        let (bus, machine) = machine();
+        assert_eq!(machine.console_write(b"hello"), 5);
+        machine.write(b" there");
+        assert_eq!(*bus.sent.lock().unwrap(), b"hello there");
+        bus.input.lock().unwrap().extend(b"abc");
+        let mut buffer = [0; 2];
+        assert_eq!(machine.console_read(&mut buffer), 2);
+        assert_eq!(&buffer, b"ab");
+        let mut buffer = [0; 2];
+        assert_eq!(machine.console_read(&mut buffer), 1);
+    }
+
+    #[test]
+    fn an_emergency_goes_past_a_held_lock() {
+        let (bus, machine) = machine();
+        let held = machine.uart.lock();
+        machine.write_emergency(b"help");
+        drop(held);
+        assert_eq!(*bus.sent.lock().unwrap(), b"help");
+    }
+
+    #[test]
+    fn without_a_bmc_and_a_clock_there_is_an_error() {
+        let (_, machine) = machine();
+        machine.start_others();
+        assert_eq!(machine.power(PowerAction::Off), PowerError::NoBmc);
+        assert_eq!(machine.read_clock(), Err(DeviceError));
+        let some_time = DateTime {
+            year: 2026,
+            month: 1,
+            day: 2,
+            hour: 3,
+            minute: 4,
+            second: 5,
+        };
+        assert_eq!(machine.set_clock(some_time), Err(DeviceError));
     }
 }

@@ -6,20 +6,21 @@
     expect(unsafe_code, reason = "attn and HID0 are machine instructions")
 )]
 
-use crate::machine::{Machine, PowerAction};
+use nest::lpc::IoSpace;
+
+use crate::machine::{Devices, PowerAction};
 
 /// Turns the machine off, or restarts it; without a BMC, or if it does not obey, stops for attention.
-pub fn power(machine: &Machine, action: PowerAction) -> ! {
+pub fn power<L: IoSpace>(machine: &Devices<L>, action: PowerAction) -> ! {
     let verb = match action {
         PowerAction::Off => "power off",
         PowerAction::Reset => "reboot",
     };
-    match machine.power(action) {
-        Ok(()) => log::error!(
-            "the BMC took the command to {verb} but nothing happened; the machine stays stopped here"
-        ),
-        Err(error) => log::error!("cannot {verb}: {error}; the machine stays stopped here"),
-    }
+    log::info!("{verb}");
+    machine.drain_console();
+    let error = machine.power(action);
+    log::error!("cannot {verb}: {error}; the machine stays stopped here, switch it off by hand");
+    machine.drain_console();
     attention()
 }
 

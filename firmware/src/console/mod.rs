@@ -156,11 +156,7 @@ impl Write for Line {
         let count = room.len().min(text.len());
         for (place, byte) in room.iter_mut().zip(text.bytes()) {
             // Text may come from a tree or a guest: a control character must not move the cursor.
-            *place = if byte.is_ascii_control() && byte != b'\n' {
-                b'?'
-            } else {
-                byte
-            };
+            *place = if byte.is_ascii_control() { b'?' } else { byte };
         }
         self.len += count;
         if count == text.len() {

@@ -7,9 +7,12 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use isa::lpcr::Lpcr;
 use isa::spr::{self, Spr};
+use nest::chip::Chip;
 
 use crate::boot;
+use crate::chips;
 use crate::console;
 use crate::entry::park::{MAX_THREADS, PARK_SLOTS, PARKED, ParkSlot};
 use crate::exception::{self, Cause, Dump, FRAME_SIZE, Frame};
@@ -67,13 +70,16 @@ extern "C" fn boot_entry(tree: u64, loaded_at: u64) -> ! {
     let top = core::ptr::from_ref(&PARKED_BLOCK).expose_provenance() + EMERGENCY_STACK_TOP;
     parked.emergency_stack.store(top as u64, Ordering::Release);
     super::heap::start();
-    init_thread();
-    boot::boot(boot::Entry { tree, loaded_at })
+    // head.S let only these processors in.
+    let Some(chip) = chips::identify(spr::mfspr()) else {
+        stop::attention()
+    };
+    init_thread(chip);
+    boot::boot(boot::Entry { tree, loaded_at }, chip)
 }
 
 /// Where a parked thread comes when it gets a Thread of its own. Nothing gives one yet.
 extern "C" fn secondary_entry(thread: &'static Thread) -> ! {
-    init_thread();
     log::error!(
         "thread {:#x} was woken without work",
         thread.pir.load(Ordering::Relaxed)
@@ -81,33 +87,25 @@ extern "C" fn secondary_entry(thread: &'static Thread) -> ! {
     stop::park_for_ever()
 }
 
-/// Brings this thread's control registers to what the firmware runs with (reference/hardware.md 7.1).
-fn init_thread() {
-    /// HID0[5]: core recovery off (erratum HW570622); HILE was set before.
-    const RECOVERY_OFF: u64 = isa::ppc_bit(5);
-    /// Causes of hypervisor maintenance interrupts: bits 0, 2, 4, 5, 6, 11.
-    const MAINTENANCE: u64 = isa::ppc_bit(0)
-        | isa::ppc_bit(2)
-        | isa::ppc_bit(4)
-        | isa::ppc_bit(5)
-        | isa::ppc_bit(6)
-        | isa::ppc_bit(11);
-    let hid0 = spr::mfspr::<spr::Hid0>();
-    let hmeer = spr::mfspr::<spr::Hmeer>();
-    let lpcr = spr::mfspr::<isa::lpcr::Lpcr>();
-    set(spr::Hid0(hid0.0 | RECOVERY_OFF));
-    set(spr::Tscr(0x8028_7880));
-    set(spr::Hmeer(hmeer.0 | MAINTENANCE));
-    set(spr::Rpr(0x0000_0103_070f_1f3f));
-    // Prefetch depth 4; wake-up causes stay; external interrupts of a partition never come to the firmware.
-    let keep = lpcr & isa::lpcr::Lpcr::PECE;
-    set(keep | isa::lpcr::Lpcr::from_bits_retain(0x0040_0000_0000_0000) | isa::lpcr::Lpcr::HEIC);
-    set(spr::Dscr(0x10));
+/// Brings this thread's control registers to what the firmware runs with. HILE was set before (head.S).
+fn init_thread(chip: &Chip) {
+    let setup = chip.core_setup(spr::mfspr());
+    set(spr::Hid0(spr::mfspr::<spr::Hid0>().0 | setup.hid0_set));
+    set(spr::Hmeer(spr::mfspr::<spr::Hmeer>().0 | setup.hmeer_set));
+    set(spr::Rpr(setup.rpr));
+    set(spr::Tscr(setup.tscr));
+    set(spr::Dscr(setup.dscr));
+    // Wake-up causes stay; external interrupts of a partition never come to the firmware.
+    let lpcr = spr::mfspr::<Lpcr>() & Lpcr::PECE;
+    set(lpcr | Lpcr::HEIC | Lpcr::from_bits_retain(DEFAULT_PREFETCH_DEPTH));
     set(spr::Pcr(0));
     set(spr::Amr(0));
     set(spr::Iamr(0));
     isa::barrier::isync();
 }
+
+/// LPCR[DPFD] = 4.
+const DEFAULT_PREFETCH_DEPTH: u64 = 0x0040_0000_0000_0000;
 
 fn set<S: Spr>(value: S) {
     // SAFETY: `init_thread` passes documented values of control registers that say nothing about where memory is or who may

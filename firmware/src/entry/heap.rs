@@ -7,7 +7,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 
 use linked_list_allocator::Heap;
-type Mutex<T> = spin::mutex::TicketMutex<T>;
+use nest::lock::Mutex;
 
 use crate::memory::HEAP;
 

@@ -3,11 +3,14 @@
 //! Surprising fact: two views of the same memory are fine. Words are atomics, so whoever else writes them (a guest,
 //! another view) makes no undefined behaviour, only other values.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use isa::addr::Ra;
+use nest::chip::Chip;
+use nest::lpc::CiLpc;
 use papr_services::guest_ram::Extent;
 
 use crate::console::memory::{Control, MemoryConsole};
@@ -24,6 +27,14 @@ unsafe fn words(range: Range<u64>) -> &'static [AtomicU64] {
     let start = core::ptr::with_exposed_provenance(range.start as usize);
     // SAFETY: the caller vouches for the range; real mode addresses are real addresses; memory is never taken away.
     unsafe { core::slice::from_raw_parts(start, ((range.end - range.start) / 8) as usize) }
+}
+
+/// The LPC bus of chip 0, which is the one with UART and BMC. For one caller.
+pub fn lpc(chip: &Chip) -> &'static CiLpc {
+    // SAFETY: the chip's table says that the window is there; only boot calls this, once, and all drivers share the result.
+    let bus = unsafe { CiLpc::at(chip.map.lpc) };
+    bus.init();
+    Box::leak(Box::new(bus))
 }
 
 /// The memory console in its place.
