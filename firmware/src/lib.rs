@@ -16,6 +16,7 @@ pub mod entry;
 pub mod exception;
 pub mod fdt;
 pub mod handover;
+pub mod hypervisor;
 pub mod inputs;
 pub mod machine;
 pub mod memory;
@@ -23,11 +24,3 @@ pub mod payload;
 pub mod stages;
 pub mod stop;
 pub mod thread;
-
-#[cfg(target_os = "none")]
-mod hypervisor {
-    //! Interim, until the run loop is here.
-    pub(crate) fn start(handover: crate::handover::Handover) -> ! {
-        crate::stop::power(handover.machine, crate::machine::PowerAction::Off)
-    }
-}

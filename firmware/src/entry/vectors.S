@@ -97,11 +97,6 @@ exit_srr:
 exit_hsrr:
     rest_of_vector HSRR
 
-// Replaced by hypervisor/enter.S. Without it no guest runs, so a guest's exit is as wrong as an own exception.
-.weak guest_exit_common
-guest_exit_common:
-    b      own_exception
-
 own_exception:
     std    1, {t_r1}(13)
     lwz    11, {t_exception_depth}(13)

@@ -14,6 +14,7 @@ bitflags! {
     /// Registers of a resident context that the firmware changed since the last exit. Only registers that a guest
     /// cannot change itself, or whose hardware value is meant to be replaced, have a class.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[repr(transparent)]
     pub struct Changed: u32 {
         /// LPCR, HFSCR, PCR, AMOR, HDEXCR.
         const CONTROL = 1;
@@ -25,6 +26,8 @@ bitflags! {
         const DOORBELL = 8;
         /// SPRG0.
         const SPRG0 = 16;
+        /// DAR, DSISR.
+        const FAULT = 32;
     }
 }
 

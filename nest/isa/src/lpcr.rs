@@ -7,6 +7,7 @@ use crate::ppc_bit;
 bitflags! {
     /// LPCR. AIL (bits 39:40) and DPFD (9:11) are fields: see [`Lpcr::AIL`] and [`Lpcr::DPFD`].
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[repr(transparent)]
     pub struct Lpcr: u64 {
         /// Default prefetch depth, three bits.
         const DPFD = 0x0070_0000_0000_0000;
@@ -61,6 +62,7 @@ impl Lpcr {
 bitflags! {
     /// HFSCR: which facilities a guest may use; the top byte holds the cause of a facility-unavailable interrupt.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    #[repr(transparent)]
     pub struct Hfscr: u64 {
         /// Prefixed instructions.
         const PREFIX = 0x2000;

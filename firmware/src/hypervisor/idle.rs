@@ -1,0 +1,28 @@
+//! Waiting: what the thread does while its guest has ceded.
+//!
+//! Surprising fact: the hypervisor decrementer does not wake a thread from `stop`, the decrementer does. So the guest's
+//! decrementer is borrowed for the wait and given back with the guest's own expiry.
+#![expect(unsafe_code, reason = "executes stop")]
+
+use isa::lpcr::Lpcr;
+use isa::spr::{self, mtspr};
+
+use super::timer;
+
+/// Stops the thread until `until` (machine's time base) or until another wake-up event, whichever is first. The
+/// decrementer is left at whatever it was set to for the wait.
+///
+/// PSSCR requests the shallowest state without loss (stop0 lite: EC = ESL = 0), which goes on with the next
+/// instruction although EE is 0.
+pub(super) fn stop_until(lpcr: Lpcr, until: u64, now: u64) {
+    if until.wrapping_sub(now).cast_signed() <= 0 {
+        return;
+    }
+    timer::load_decrementer(lpcr, until, now);
+    // SAFETY: levels 0 lose no state; waking needs no interrupt handler because EC = 0.
+    unsafe { mtspr(spr::Psscr(0)) };
+    isa::barrier::sync();
+    isa::barrier::isync();
+    // SAFETY: PSSCR is as said above; LPCR[PECE] of every guest lets the decrementer wake the thread.
+    unsafe { core::arch::asm!("stop", options(nostack)) };
+}

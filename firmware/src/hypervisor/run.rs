@@ -1,0 +1,284 @@
+//! The run loop: enters the guest that holds the thread, finds out why it left, and decides who runs next.
+//!
+//! Everything that a guest can cause comes back here as a value; nothing calls back. There is one loop for the
+//! partition and for its nested guests: H_GUEST_RUN_VCPU changes whose context is entered next.
+#![expect(unsafe_code, reason = "enters guests")]
+
+use alloc::boxed::Box;
+
+use isa::context::GuestContext;
+use isa::msr::Msr;
+use isa::spr::{self, mfspr, mtspr};
+use log::{error, warn};
+use papr_services::nested::Env;
+use papr_services::nested::run::{Exit, Running, Verdict};
+use papr_services::partition::{Partition, Stop};
+use papr_services::serve::{After, hypercall};
+
+use super::exits::{PartitionExit, partition_exit};
+use super::host::Services;
+use super::window::ExternalWindow;
+use super::{enter, idle, registers, timer};
+use crate::thread::Thread;
+
+/// Who holds the thread: whose special purpose registers are in the hardware.
+enum Resident {
+    /// The partition's vCPU.
+    Partition,
+    /// A vCPU of one of its nested guests.
+    Nested(Running),
+}
+
+/// One hardware thread and what runs on it.
+pub(super) struct RunLoop<'m> {
+    thread: &'m Thread,
+    host: &'m Services,
+    partition: &'m Partition,
+    /// The vCPU of the partition that this thread runs.
+    vcpu_id: u32,
+    /// Its registers.
+    vcpu: Box<GuestContext>,
+    resident: Resident,
+    window: ExternalWindow,
+    /// What the hypervisor decrementer is set for.
+    armed: u64,
+    /// How much the thread's time base is moved.
+    offset: u64,
+}
+
+impl<'m> RunLoop<'m> {
+    /// A loop that starts with `vcpu`.
+    pub(super) fn new(
+        thread: &'m Thread,
+        host: &'m Services,
+        partition: &'m Partition,
+        vcpu_id: u32,
+        vcpu: GuestContext,
+    ) -> Self {
+        Self {
+            thread,
+            host,
+            partition,
+            vcpu_id,
+            vcpu: Box::new(vcpu),
+            resident: Resident::Partition,
+            window: ExternalWindow::new(host.is_qemu()),
+            armed: 0,
+            offset: 0,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        timer::host_now(self.offset)
+    }
+
+    /// Runs until the partition ends.
+    pub(super) fn run(mut self) -> Stop {
+        self.partition
+            .prepare_entry(&mut self.vcpu, self.vcpu_id, self.host);
+        self.make_partition_resident();
+        loop {
+            let stop = match self.resident {
+                Resident::Partition => self.run_partition(),
+                Resident::Nested(_) => self.run_nested(),
+            };
+            if let Some(stop) = stop {
+                return stop;
+            }
+        }
+    }
+
+    /// One turn with the partition on the thread.
+    fn run_partition(&mut self) -> Option<Stop> {
+        let now = self.now();
+        self.host.poll(self.partition, now);
+        self.partition
+            .prepare_entry(&mut self.vcpu, self.vcpu_id, self.host);
+        let mut waits = self.partition.interrupt_pending(self.vcpu_id);
+        if waits && self.vcpu.machine_state().contains(Msr::EE) {
+            self.vcpu.interrupt(0x500, 0);
+            waits = false;
+        }
+        self.window.set(&mut self.vcpu, waits);
+        self.arm(self.host.next_poll(), now);
+        registers::load_changed(&mut self.vcpu);
+        // SAFETY: the partition's registers are resident; `Partition` gives MSR with HV=0, and its tables map its own
+        // memory only.
+        unsafe { enter::enter(&mut self.vcpu, self.thread) };
+        registers::store_cause(&mut self.vcpu);
+
+        if self.vcpu.trap == 0xe80 {
+            self.window.delivered();
+        }
+        if self.vcpu.trap == 0x980 {
+            self.armed = 0;
+        }
+        match partition_exit(&mut self.vcpu) {
+            PartitionExit::Hypercall => {
+                match hypercall(&mut self.vcpu, self.vcpu_id, self.partition, self.host) {
+                    After::Resume => {}
+                    After::Cede => self.cede(),
+                    After::Enter(running) => self.make_nested_resident(*running),
+                    After::Stopped => {
+                        error!(
+                            "the partition's only vCPU stopped itself and nothing is left to start it"
+                        );
+                        return Some(Stop::PowerOff);
+                    }
+                    After::Stop(stop) => return Some(stop),
+                }
+            }
+            PartitionExit::Ours | PartitionExit::Reflected => {}
+            PartitionExit::Maintenance => clear_maintenance(),
+            PartitionExit::Unexpected => {
+                error!(
+                    "partition left with vector {:#x} at {:#x}",
+                    self.vcpu.trap, self.vcpu.nia
+                );
+                return Some(Stop::PowerOff);
+            }
+        }
+        None
+    }
+
+    /// One turn with a nested guest on the thread.
+    fn run_nested(&mut self) -> Option<Stop> {
+        let now = self.now();
+        self.host.poll(self.partition, now);
+        self.host
+            .set_interrupt_pending(self.partition.interrupt_pending(self.vcpu_id));
+        let Resident::Nested(running) = &mut self.resident else {
+            return None;
+        };
+        let wanted = running.wants_external_window();
+        let deadline = running.deadline();
+        self.window.set(&mut running.vcpu.context, wanted);
+        let until = match deadline.wrapping_sub(self.host.next_poll()).cast_signed() {
+            ..0 => deadline,
+            _ => self.host.next_poll(),
+        };
+        if self.armed != until {
+            timer::arm(until, now);
+            self.armed = until;
+        }
+        registers::load_changed(&mut running.vcpu.context);
+        // SAFETY: the nested guest's registers are resident; its MSR and LPCR are composed from allow-lists and its
+        // shadow tables map memory of its partition only.
+        unsafe { enter::enter(&mut running.vcpu.context, self.thread) };
+        let context = &mut running.vcpu.context;
+        registers::store_cause(context);
+        match context.trap {
+            0xe80 => self.window.delivered(),
+            0x980 => self.armed = 0,
+            0xe60 => clear_maintenance(),
+            _ => {}
+        }
+        let env = Env {
+            ram: &self.partition.ram,
+            host: self.host,
+            lpid: self.partition.lpid,
+        };
+        match running.after_exit(&env) {
+            Verdict::Resume => {}
+            Verdict::Leave(exit) => self.leave_nested(exit),
+        }
+        None
+    }
+
+    /// Puts a nested guest on the thread, in place of the partition.
+    fn make_nested_resident(&mut self, mut running: Running) {
+        let now = self.now();
+        self.window.set(&mut self.vcpu, false);
+        registers::store_resident(&mut self.vcpu, now);
+        let context = &mut running.vcpu.context;
+        registers::load_resident(context, running.guest.lpid(), &mut self.offset);
+        self.publish_offset();
+        timer::load_decrementer(context.lpcr, context.dec_expiry, now);
+        self.resident = Resident::Nested(running);
+    }
+
+    /// Gives the thread back to the partition, whose H_GUEST_RUN_VCPU returns.
+    fn leave_nested(&mut self, exit: Exit) {
+        let Resident::Nested(mut running) =
+            core::mem::replace(&mut self.resident, Resident::Partition)
+        else {
+            return;
+        };
+        let context = &mut running.vcpu.context;
+        self.window.set(context, false);
+        let (purr, spurr, ic) = (context.purr, context.spurr, context.ic);
+        let now = timer::host_now(self.offset);
+        registers::store_resident(context, now);
+        // What the nested guest used counts as used by the partition, too.
+        self.vcpu.purr = self.vcpu.purr.wrapping_add(context.purr.wrapping_sub(purr));
+        self.vcpu.spurr = self
+            .vcpu
+            .spurr
+            .wrapping_add(context.spurr.wrapping_sub(spurr));
+        self.vcpu.ic = self.vcpu.ic.wrapping_add(context.ic.wrapping_sub(ic));
+        self.make_partition_resident();
+        let env = Env {
+            ram: &self.partition.ram,
+            host: self.host,
+            lpid: self.partition.lpid,
+        };
+        let (r3, r4) = running.finish(exit, &env);
+        let [_, _, _, code, reason, ..] = &mut self.vcpu.gpr;
+        (*code, *reason) = (r3, r4);
+    }
+
+    fn make_partition_resident(&mut self) {
+        registers::load_resident(&mut self.vcpu, self.partition.lpid, &mut self.offset);
+        self.publish_offset();
+        let now = self.now();
+        timer::load_decrementer(self.vcpu.lpcr, self.vcpu.dec_expiry, now);
+    }
+
+    /// Lets the rest of the firmware read the time while the register is moved.
+    fn publish_offset(&self) {
+        self.host.set_time_base_offset(self.offset);
+    }
+
+    fn arm(&mut self, deadline: u64, now: u64) {
+        if self.armed != deadline {
+            timer::arm(deadline, now);
+            self.armed = deadline;
+        }
+    }
+
+    /// Waits for a reason to go on: an interrupt for the vCPU, its decrementer, or a prod.
+    fn cede(&mut self) {
+        let expiry = timer::decrementer_expiry(self.vcpu.lpcr, self.now());
+        loop {
+            let now = self.now();
+            self.host.poll(self.partition, now);
+            let wanted = self
+                .partition
+                .vcpu(self.vcpu_id.into())
+                .is_some_and(|v| v.take_prod() || v.is_wanted());
+            if wanted
+                || self.partition.interrupt_pending(self.vcpu_id)
+                || expiry.wrapping_sub(now).cast_signed() < 0
+            {
+                break;
+            }
+            let poll = self.host.next_poll();
+            let until = if poll.wrapping_sub(expiry).cast_signed() < 0 {
+                poll
+            } else {
+                expiry
+            };
+            idle::stop_until(self.vcpu.lpcr, until, now);
+        }
+        timer::load_decrementer(self.vcpu.lpcr, expiry, self.now());
+    }
+}
+
+/// Clears what the hypervisor maintenance interrupt reports. Causes that need repair (time base, core) are a matter of
+/// the chip's own recovery; what is left here is to say so.
+fn clear_maintenance() {
+    let causes = mfspr::<spr::Hmer>().0;
+    warn!("hypervisor maintenance interrupt, HMER {causes:#x}");
+    // SAFETY: HMER only reports; writing zeroes clears (writes AND).
+    unsafe { mtspr(spr::Hmer(0)) };
+}
