@@ -431,7 +431,7 @@ impl PartitionTree {
 
     /// Gives all its tables back. The partition-table entry is gone and a flush has run: that is the caller's part.
     pub fn free(self, pool: &TablePool) {
-        pool.free_tree(self.root);
+        pool.free_tree(self.root, Level::Root);
     }
 }
 

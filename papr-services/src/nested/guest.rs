@@ -347,7 +347,7 @@ impl Guest {
             return Ok(());
         }
         if tree_changed {
-            env.host.flush(self.shadow.set_table(settings.table));
+            self.shadow.set_table(settings.table, env.host);
         }
         if tree_changed || entry_changed {
             let size_field = settings
@@ -368,8 +368,7 @@ impl Guest {
         let mut settings = self.settings.lock();
         settings.retired = true;
         env.host.set_partition_table_entry(self.lpid(), [0; 2]);
-        env.host.flush(self.shadow.clear());
-        env.host.flush(Flush::Partition { lpid: self.lpid() });
+        self.shadow.retire(env.host);
     }
 
     /// Whether a fault on the page of `address`, which goes to the partition now, went there before: then it is

@@ -162,9 +162,7 @@ impl TablePool {
             ra: self.base.checked_add(offset)?,
             size,
         };
-        for word in self.words(&table) {
-            word.store(0, Ordering::Relaxed);
-        }
+        self.clear(&table);
         Some(table)
     }
 
@@ -175,28 +173,32 @@ impl TablePool {
         }
     }
 
-    /// Takes a table back with every table below it. Hardware must have forgotten them, see [`Self::free`].
-    pub fn free_tree(&self, table: Table) {
-        self.dismantle(table, &mut |table| self.free(table));
+    /// Takes a table of `level` back with every table below it. Hardware must have forgotten them, see
+    /// [`Self::free`].
+    pub fn free_tree(&self, table: Table, level: Level) {
+        self.dismantle(table, level, &mut |table| self.free(table));
     }
 
-    /// Takes a tree apart and hands out its tables, the given one last.
-    pub fn dismantle(&self, table: Table, each: &mut impl FnMut(Table)) {
-        // From a root there are three levels below, and no directory entry in the last one.
-        self.dismantle_below(table, 3, each);
-    }
-
-    fn dismantle_below(&self, table: Table, depth: u32, each: &mut impl FnMut(Table)) {
-        if let Some(depth) = depth.checked_sub(1) {
+    /// Takes the tree below a table of `level` apart and hands out its tables, the given one last.
+    pub fn dismantle(&self, table: Table, level: Level, each: &mut impl FnMut(Table)) {
+        if !level.is_last() {
             for (at, entry) in self.entries(&table) {
-                if is_directory(entry) {
-                    if let Some(below) = self.unlink(at, entry) {
-                        self.dismantle_below(below, depth, each);
+                // The recursion ends: `follow` only leads down.
+                if let Some((below, _)) = level.follow(entry).filter(|_| is_directory(entry)) {
+                    if let Some(unlinked) = self.unlink(at, entry) {
+                        self.dismantle(unlinked, below, each);
                     }
                 }
             }
         }
         each(table);
+    }
+
+    /// Empties a table that nothing leads to.
+    pub fn clear(&self, table: &Table) {
+        for word in self.words(table) {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The entries of a table and where they are.

@@ -1,61 +1,466 @@
-//! Placeholder: no shadow tables yet, so no guest can be made (H_NOT_ENOUGH_RESOURCES) outside of tests.
+//! The shadow tables of one nested guest: what the hardware walks while it runs.
+//!
+//! A nested guest's real addresses mean something only in its partition's tree, which lies in the partition's memory
+//! and changes at any time. The shadow tree holds compositions of that tree with the partition's extents, one leaf
+//! per address that faulted: [`Shadow::fault`] walks, composes and installs; [`Shadow::invalidate`] removes.
+//!
+//! Laws, which the tests check:
+//! * A leaf gives no right that the partition's leaf did not give when it was installed, leads into the partition's
+//!   memory, and is no larger than the partition's leaf.
+//! * R is always set, and a leaf exists only when the partition's leaf has R. It has W only together with C, and only
+//!   when the partition's leaf has W and C. So "not dirty yet" shows as a protection fault, no storage interrupt
+//!   comes for R or C, and no hardware can hide a store from the partition.
+//! * Removing or narrowing a leaf runs a flush before the call returns; adding or widening one needs none, because
+//!   hardware keeps no invalid entries and a stale weaker one faults again. A table's memory is used again only
+//!   after the flush that followed its unlinking.
+//!
+//! The surprising fact: running out of tables is not an error. [`Shadow::fault`] takes leaf tables back from this
+//! guest, and a small reserve that every guest has from its creation sees to it that the page at hand always gets in.
+//!
+//! # What is guaranteed today about threads
+//! One lock per guest. A fault only tries it, and when it is taken answers [`Outcome::Retry`]: the vCPU faults again.
+//! An invalidation waits for it and holds it over its flush, so that when it returns no walk is under way, none has
+//! seen the old entries, and no R or C is stored in a table that the partition frees next. Entries are atomics that
+//! change only by compare-exchange, so walkers without a lock (nested.md 4.8 item 7) can replace the lock in `fault`.
+//!
+//! # Where more comes
+//! * Pre-population (4.8 item 2) is `fault` with a remembered address, called before the guest is entered.
+//! * Fault-around and promotion to larger leaves (4.8 items 3 and 4) go behind `install` in `fault`, where the lock
+//!   is held and the partition's leaf and its place are known.
+//! * Harvest of cleared R bits (4.8 item 10) is a sweep of both trees at once, with a `Removal`.
+
+mod composition;
+mod page_fault;
+mod removal;
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use isa::addr::{Gra, Ra};
+use arrayvec::ArrayVec;
+use isa::addr::{Gra, Nra, Ra};
+use isa::pte::{self, PageSize};
+use spin::mutex::SpinMutex;
 
-use super::pool::{Table, TableQuota};
-use crate::host::Flush;
-use crate::radix::Level;
+use self::composition::Composition;
+pub use self::page_fault::{Access, Outcome, PageFault, cause};
+use self::page_fault::{needs, reflect, reflect_walk};
+use self::removal::{Removal, after};
+use super::pool::{Table, TableQuota, TableSize};
+use crate::guest_ram::GuestRam;
+use crate::host::{Flush, Host};
+use crate::radix::{
+    self, Changed, GrowTables, Level, NoPlace, Place, Root, TableMem, TableMemMut, is_directory,
+};
 
-/// There is no memory for a table.
+/// There is no memory for the tables that a guest starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfTables;
 
-/// Shadow tables of a guest.
-pub struct Shadow {
-    quota: Arc<TableQuota>,
-    root: Option<Table>,
-    lpid: u32,
+/// Leaves that were installed, ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeafCounts {
+    /// 4 KiB.
+    pub size_4k: u64,
+    /// 64 KiB.
+    pub size_64k: u64,
+    /// 2 MiB.
+    pub size_2m: u64,
+    /// 1 GiB.
+    pub size_1g: u64,
 }
 
+/// The shadow tables of a nested guest.
+pub struct Shadow {
+    lpid: u32,
+    quota: Arc<TableQuota>,
+    root_ra: Ra,
+    owned: SpinMutex<Owned>,
+    /// Hardware may know the root: it was asked for, and no flush has run since the partition-table entry went.
+    in_hardware: AtomicBool,
+    state: SpinMutex<State>,
+    installed: [AtomicU64; 4],
+}
+
+/// What the lock of a guest protects, besides the order of changes.
+struct State {
+    /// The partition's tree for this guest.
+    table: Option<Root<Gra>>,
+    /// Where reclaim goes on.
+    hand: u64,
+}
+
+/// Tables that are in no directory entry.
+#[derive(Default)]
+struct Owned {
+    root: Option<Table>,
+    /// For two directories and a table of 4 KiB leaves, when nothing else is left.
+    pages: ArrayVec<Table, 3>,
+    /// The same for 64 KiB leaves.
+    piece: Option<Table>,
+}
+
+/// How often a fault is tried again when the partition changes its leaf meanwhile.
+const LEAF_ATTEMPTS: u32 = 4;
+/// Pages above which everything of the guest is flushed instead of page after page, as Linux does.
+pub(super) const PAGES_PER_FLUSH: u64 = 33;
+/// One past the last address.
+const END: u64 = 1 << pte::ADDRESS_BITS;
+
 impl Shadow {
-    /// None yet.
+    /// An empty tree for the guest with this LPID, which no one else uses and of which hardware remembers nothing.
     ///
     /// # Errors
-    /// Always, outside of tests.
+    /// [`OutOfTables`]: the root and the reserve, 76.25 KiB together, are not to be had.
     pub fn new(quota: Arc<TableQuota>, lpid: u32) -> Result<Self, OutOfTables> {
-        if !cfg!(test) {
-            return Err(OutOfTables);
-        }
         let root = quota.allocate(Level::Root).ok_or(OutOfTables)?;
-        Ok(Self {
-            quota,
-            root: Some(root),
+        let shadow = Self {
             lpid,
-        })
+            quota,
+            root_ra: root.ra(),
+            owned: SpinMutex::new(Owned {
+                root: Some(root),
+                ..Owned::default()
+            }),
+            in_hardware: AtomicBool::new(false),
+            state: SpinMutex::new(State {
+                table: None,
+                hand: 0,
+            }),
+            installed: [const { AtomicU64::new(0) }; 4],
+        };
+        // On an error what there is goes back by `drop`.
+        for level in [
+            Level::Gigabytes,
+            Level::Megabytes,
+            Level::Pages4K,
+            Level::Pages64K,
+        ] {
+            let table = shadow.quota.allocate(level).ok_or(OutOfTables)?;
+            shadow.release(table);
+        }
+        Ok(shadow)
     }
 
-    /// Where its root lies.
+    /// The guest's LPID.
+    #[must_use]
+    pub const fn lpid(&self) -> u32 {
+        self.lpid
+    }
+
+    /// The root table, for the partition-table entry.
     #[must_use]
     pub fn root_ra(&self) -> Ra {
-        self.root.as_ref().map_or(Ra(0), Table::ra)
+        self.in_hardware.store(true, Ordering::Relaxed);
+        self.root_ra
     }
 
-    /// Another tree is shadowed.
-    pub fn set_table(&self, _root: Option<Gra>) -> Flush {
-        Flush::Partition { lpid: self.lpid }
+    /// Leaves installed so far.
+    #[must_use]
+    pub fn installed(&self) -> LeafCounts {
+        let [size_4k, size_64k, size_2m, size_1g] =
+            self.installed.each_ref().map(|n| n.load(Ordering::Relaxed));
+        LeafCounts {
+            size_4k,
+            size_64k,
+            size_2m,
+            size_1g,
+        }
     }
 
-    /// Drops all.
-    pub fn clear(&self) -> Flush {
-        Flush::Partition { lpid: self.lpid }
+    /// Takes another tree of the partition (its root table), or none: nothing of the old one is used any more.
+    pub fn set_table<H: Host>(&self, root: Option<Gra>, host: &H) {
+        let mut state = self.state.lock();
+        self.clear_all(host);
+        state.table = root.map(|base| Root { base });
+    }
+
+    /// Removes every leaf that touches `[start, end)`, whatever its size. Work is bounded by the shadow tree, not by
+    /// the range.
+    pub fn invalidate<H: Host>(&self, start: Nra, end: Nra, host: &H) {
+        let _walkers_out = self.state.lock();
+        self.clear(start.0, end.0.min(END), host);
+    }
+
+    /// Removes every leaf, and all tables but the root.
+    pub fn invalidate_all<H: Host>(&self, host: &H) {
+        let _walkers_out = self.state.lock();
+        self.clear_all(host);
+    }
+
+    /// Ends the use of the tables: the partition-table entry of the LPID is gone already, hardware forgets the rest.
+    /// Without it, dropping a shadow that hardware may know loses its root.
+    pub fn retire<H: Host>(&self, host: &H) {
+        let mut state = self.state.lock();
+        state.table = None;
+        self.clear_all(host);
+        host.flush(Flush::Partition { lpid: self.lpid });
+        self.in_hardware.store(false, Ordering::Relaxed);
+    }
+
+    /// Answers a fault of the guest: installs what the partition's tree says, or names the reason why not. `ram` is
+    /// the memory of the partition.
+    pub fn fault<H: Host>(&self, ram: &GuestRam, fault: &PageFault, host: &H) -> Outcome {
+        let Some(mut state) = self.state.try_lock() else {
+            return Outcome::Retry;
+        };
+        let Some(table) = state.table else {
+            return reflect(fault, cause::NO_TRANSLATION);
+        };
+        for _ in 0..LEAF_ATTEMPTS {
+            let leaf = match radix::walk(ram, table, fault.nra) {
+                Ok(leaf) => leaf,
+                Err(error) => {
+                    self.drop_leaf_unless(fault.nra, None, host);
+                    return reflect_walk(fault, error);
+                }
+            };
+            let Some(page) = Composition::new(ram, &leaf) else {
+                self.drop_leaf_unless(fault.nra, None, host);
+                return reflect(fault, cause::UNSUPPORTED_MMU);
+            };
+            let (right, referenced, missing) = needs(fault.access);
+            if !leaf.pte().intersects(right) {
+                self.drop_leaf_unless(fault.nra, Some(&page), host);
+                return reflect(fault, missing);
+            }
+            if leaf.pte().contains(referenced) {
+                return self.install(&mut state, fault, &page, host);
+            }
+            // As hardware would: the whole doubleword, or not at all. The entry was read as the partition's memory
+            // in this walk, and its page is, too. Then everything is looked at again.
+            let updated = leaf.entry | referenced.bits();
+            let _may_have_changed = ram.compare_exchange(leaf.entry_at, leaf.entry, updated);
+        }
+        Outcome::Retry
+    }
+
+    /// Puts a leaf in.
+    fn install<H: Host>(
+        &self,
+        state: &mut State,
+        fault: &PageFault,
+        page: &Composition,
+        host: &H,
+    ) -> Outcome {
+        for reclaim in [
+            Reclaim::SomeTables,
+            Reclaim::SomeTables,
+            Reclaim::Everything,
+            Reclaim::Everything,
+        ] {
+            match radix::place(self, self.tree(), fault.nra, page.size) {
+                Ok(Place::Slot { at, entry, size }) => {
+                    return match self.put(at, entry, fault.nra, page.leaf(size), size, host) {
+                        Ok(()) => Outcome::Resolved,
+                        Err(Changed) => Outcome::Retry,
+                    };
+                }
+                Ok(Place::Blocked { at, entry }) => {
+                    let mut removal = Removal::new(self, host);
+                    removal.blocker(fault.nra, at, entry);
+                    removal.finish();
+                }
+                Err(NoPlace::OutOfTables) => self.reclaim(state, reclaim, host),
+                Err(NoPlace::BadTree) => {
+                    log::error!("shadow tables of LPID {} are damaged", self.lpid);
+                    return reflect(fault, cause::UNSUPPORTED_MMU);
+                }
+            }
+        }
+        Outcome::Retry
+    }
+
+    /// Changes the entry at `at` to `new`, by way of an empty entry and a flush when that takes anything away.
+    fn put<H: Host>(
+        &self,
+        at: Ra,
+        old: u64,
+        nra: Nra,
+        new: u64,
+        size: PageSize,
+        host: &H,
+    ) -> Result<(), Changed> {
+        if old == new {
+            return Ok(());
+        }
+        let mut old = old;
+        if old & !new != 0 || (old ^ new) & pte::RPN != 0 && old != 0 {
+            let mut removal = Removal::new(self, host);
+            removal.leaf(nra.0, at, old, size);
+            removal.finish();
+            old = 0;
+        }
+        self.compare_exchange(at, old, new)?;
+        if old == 0 {
+            let [size_4k, size_64k, size_2m, size_1g] = &self.installed;
+            let counter = match size {
+                PageSize::Size4K => size_4k,
+                PageSize::Size64K => size_64k,
+                PageSize::Size2M => size_2m,
+                PageSize::Size1G => size_1g,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Removes the leaf that maps `nra`, unless it is no more than `allowed`.
+    fn drop_leaf_unless<H: Host>(&self, nra: Nra, allowed: Option<&Composition>, host: &H) {
+        let Ok(leaf) = radix::walk(self, self.tree(), nra) else {
+            return;
+        };
+        if allowed.is_some_and(|page| page.covers(&leaf)) {
+            return;
+        }
+        let mut removal = Removal::new(self, host);
+        removal.leaf(nra.0, leaf.entry_at, leaf.entry, leaf.size);
+        removal.finish();
+    }
+
+    fn clear_all<H: Host>(&self, host: &H) {
+        self.clear(0, END, host);
+    }
+
+    fn clear<H: Host>(&self, start: u64, end: u64, host: &H) {
+        let mut removal = Removal::new(self, host);
+        removal.range(Level::Root, self.root_ra.0, 0, (start, end));
+        removal.finish();
+    }
+
+    /// Takes tables back from the guest. Its accesses fault again.
+    fn reclaim<H: Host>(&self, state: &mut State, how: Reclaim, host: &H) {
+        let mut removal = Removal::new(self, host);
+        match how {
+            Reclaim::Everything => removal.range(Level::Root, self.root_ra.0, 0, (0, END)),
+            Reclaim::SomeTables => {
+                // Clock-wise: hardware keeps no reference bits here, so the hand takes what it meets.
+                let mut wrapped = false;
+                while !removal.is_full() {
+                    match self.next_leaf_table(state.hand) {
+                        Some((nra, at, entry)) => {
+                            state.hand = nra.saturating_add(Level::Megabytes.span());
+                            removal.directory(at, entry, Level::Megabytes);
+                        }
+                        None if wrapped => break,
+                        None => {
+                            state.hand = 0;
+                            wrapped = true;
+                        }
+                    }
+                }
+            }
+        }
+        self.quota.count_reclaimed(removal.finish());
+    }
+
+    /// The first directory entry at or after `from` that leads to leaves, with its address in the guest.
+    fn next_leaf_table(&self, from: u64) -> Option<(u64, Ra, u64)> {
+        let mut nra = from;
+        while nra < END {
+            let (mut level, mut base) = (Level::Root, self.root_ra.0);
+            loop {
+                let at = Ra(level.entry_at(base, nra));
+                let entry = self.read_entry(at)?;
+                let below = level.follow(entry).filter(|_| is_directory(entry));
+                match below {
+                    Some((last, _)) if last.is_last() => {
+                        return Some((nra & !level.span().wrapping_sub(1), at, entry));
+                    }
+                    Some(next) => (level, base) = next,
+                    None => {
+                        nra = after(nra, level);
+                        break;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn tree(&self) -> Root<Ra> {
+        Root { base: self.root_ra }
+    }
+
+    /// Gives a table back, to the reserve first.
+    fn release(&self, table: Table) {
+        let mut owned = self.owned.lock();
+        let rest = match table.size() {
+            TableSize::Page => owned.pages.try_push(table).err().map(|e| e.element()),
+            TableSize::Piece => owned.piece.replace(table),
+            TableSize::Chunk => Some(table),
+        };
+        drop(owned);
+        if let Some(table) = rest {
+            self.quota.free(table);
+        }
+    }
+
+    fn allocate(&self, level: Level) -> Option<Table> {
+        self.quota.allocate(level).or_else(|| {
+            let mut owned = self.owned.lock();
+            let table = match TableSize::from(level) {
+                TableSize::Page => owned.pages.pop(),
+                TableSize::Piece => owned.piece.take(),
+                TableSize::Chunk => None,
+            }?;
+            drop(owned);
+            self.quota.pool().clear(&table);
+            Some(table)
+        })
     }
 }
 
 impl Drop for Shadow {
     fn drop(&mut self) {
-        if let Some(root) = self.root.take() {
-            self.quota.free(root);
+        if *self.in_hardware.get_mut() {
+            log::error!("shadow tables of LPID {} dropped while in use", self.lpid);
+            return;
+        }
+        let Owned { root, pages, piece } = core::mem::take(self.owned.get_mut());
+        if let Some(root) = root {
+            let pool = self.quota.pool();
+            pool.dismantle(root, Level::Root, &mut |table| self.quota.free(table));
+        }
+        for table in pages.into_iter().chain(piece) {
+            self.quota.free(table);
         }
     }
 }
+
+impl TableMem for Shadow {
+    type At = Ra;
+
+    fn read_entry(&self, at: Ra) -> Option<u64> {
+        self.quota.pool().read_entry(at)
+    }
+}
+
+impl TableMemMut for Shadow {
+    fn compare_exchange(&self, at: Ra, current: u64, new: u64) -> Result<(), Changed> {
+        self.quota.pool().compare_exchange(at, current, new)
+    }
+}
+
+impl GrowTables for Shadow {
+    fn grow(&self, at: Ra, level: Level) -> Option<u64> {
+        let table = self.allocate(level)?;
+        match self.quota.pool().link(at, table) {
+            Ok(entry) => Some(entry),
+            Err(unused) => {
+                self.release(unused);
+                self.read_entry(at)
+            }
+        }
+    }
+}
+
+/// How much [`Shadow::reclaim`] takes.
+#[derive(Clone, Copy)]
+enum Reclaim {
+    SomeTables,
+    /// Afterwards the reserve is full again: all tables that were taken from it were in this tree.
+    Everything,
+}
+
+#[cfg(test)]
+mod tests;
