@@ -130,6 +130,7 @@ fn run(handover: Handover) -> Result<Stop, StartError> {
     let vcpu = partition.boot_context(entry, Gra(KERNEL_AT), DEVICE_TREE);
     let megabytes: u64 = partition.ram.extents().iter().map(|e| e.len() >> 20).sum();
     info!("partition {LPID} with {megabytes} MiB starts");
+    crate::boot::announce_payload(entry.0);
     Ok(RunLoop::new(this_thread(), &services, &partition, 0, vcpu).run())
 }
 
