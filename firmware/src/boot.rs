@@ -63,7 +63,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
     let machine = start_console(entry, chip, pvr);
     let inputs = stage(Stage::Tree, machine, || tree(entry));
     let board = stage(Stage::Chips, machine, || Ok(chips(chip, pvr, &inputs)));
-    let plan = stage(Stage::Memory, machine, || memory(&inputs));
+    let plan = stage(Stage::Memory, machine, || memory(entry, &inputs));
     stage(Stage::Threads, machine, || {
         threads(&inputs);
         Ok(())
@@ -166,7 +166,7 @@ fn chips(chip: &Chip, pvr: Pvr, inputs: &Inputs) -> Option<&'static Board> {
     board
 }
 
-fn memory(inputs: &Inputs) -> Result<Plan, Fatal> {
+fn memory(entry: Entry, inputs: &Inputs) -> Result<Plan, Fatal> {
     let plan = Plan::new(inputs.ram.clone(), inputs.reserved.clone())?;
     for region in &plan.ram {
         log::info!(
@@ -176,6 +176,7 @@ fn memory(inputs: &Inputs) -> Result<Plan, Fatal> {
             region.chip
         );
     }
+    Ram::new(&plan).clear_loaded_image(entry.loaded_at);
     let pool = plan.pool();
     log::info!(
         "firmware keeps 0..0x10000 and 0x30000000..0x40000000, of it {} MiB for tables",

@@ -135,7 +135,9 @@ pub fn back_trace(
     read: impl Fn(u64) -> u64,
 ) -> impl Iterator<Item = u64> {
     let inside = move |at: u64| {
-        stack.contains(&at) && at.checked_add(24).is_some_and(|end| end <= stack.end) && at % 8 == 0
+        stack.contains(&at)
+            && at.checked_add(24).is_some_and(|end| end <= stack.end)
+            && at.is_multiple_of(8)
     };
     let mut left = 64;
     core::iter::from_fn(move || {

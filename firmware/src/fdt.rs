@@ -436,7 +436,7 @@ pub(crate) mod build {
             self.structure.extend(word.to_be_bytes());
         }
         fn pad(&mut self) {
-            while self.structure.len() % 4 != 0 {
+            while !self.structure.len().is_multiple_of(4) {
                 self.structure.push(0);
             }
         }

@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(inputs.bootargs, "quiet");
         assert_eq!(inputs.initrd, Some(0x2800_0000..0x2800_1000));
         assert_eq!(inputs.lpc, Some(0x0006_0300_0000_0000));
-        assert_eq!(inputs.reserved, [0x100_0000..0x101_0000]);
+        assert_eq!(inputs.reserved.first(), Some(&(0x100_0000..0x101_0000)));
         assert_eq!(inputs.timebase_frequency, 512_000_000);
         assert!(inputs.is_qemu());
     }

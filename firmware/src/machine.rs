@@ -90,7 +90,7 @@ impl<L: IoSpace> Devices<L> {
                 *self.bmc.lock() = Some(bmc);
             }
             Err(error) => {
-                log::warn!("BMC: {error}: the machine can not be switched off by the firmware")
+                log::warn!("BMC: {error}: the machine can not be switched off by the firmware");
             }
         }
         if let Ok(now) = self.read_clock() {

@@ -363,7 +363,7 @@ mod tests {
             len: 4 * GIB,
             chip: 0,
         }];
-        let error = Plan::new(ram, vec![0x3100_0000..0x3100_1000]).unwrap_err();
+        let error = Plan::new(ram, Vec::from([0x3100_0000..0x3100_1000; 1])).unwrap_err();
         assert_eq!(
             error,
             MemoryError::Claimed {

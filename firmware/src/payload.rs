@@ -390,7 +390,7 @@ impl Payload {
         if range.start < file_end && range.end > self.kernel.base {
             return Err(PayloadError::Overlap(file_end, range.start));
         }
-        if range.start % 8 != 0 {
+        if !range.start.is_multiple_of(8) {
             return Err(misplaced);
         }
         let loaded = memory.loaded(range.clone()).ok_or(misplaced)?;
@@ -453,7 +453,7 @@ fn words(ram: &GuestRam, gra: Gra) -> Option<&'static [AtomicU64]> {
 /// Copies `len` bytes at `offset` of `from` to `to`: by words where both are aligned, else through a buffer.
 fn copy(from: Loaded, mut offset: u64, mut len: u64, ram: &GuestRam, mut to: Gra) -> Option<()> {
     while len > 0 {
-        let done = if offset % 8 == 0 && to.is_aligned(8) && len >= 8 {
+        let done = if offset.is_multiple_of(8) && to.is_aligned(8) && len >= 8 {
             let source = from.words.get(usize::try_from(offset / 8).ok()?..)?;
             let source = source.get(..source.len().min(usize::try_from(len / 8).ok()?))?;
             let mut count = 0;

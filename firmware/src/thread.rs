@@ -114,7 +114,7 @@ pub fn this_thread() -> &'static Thread {
     let thread: *const Thread;
     // SAFETY: reads a register.
     unsafe {
-        core::arch::asm!("mr {t}, 13", t = out(reg) thread, options(nomem, nostack, preserves_flags))
+        core::arch::asm!("mr {t}, 13", t = out(reg) thread, options(nomem, nostack, preserves_flags));
     };
     // SAFETY: r13 holds the address of this thread's block from before the first line of Rust on (entry/head.S, park.S), and
     // blocks live for ever.

@@ -167,7 +167,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let (pc, r1): (u64, u64);
     // SAFETY: reads registers.
     unsafe {
-        core::arch::asm!("mr {0}, 1", "mflr {1}", out(reg) r1, out(reg) pc, options(nomem, nostack))
+        core::arch::asm!("mr {0}, 1", "mflr {1}", out(reg) r1, out(reg) pc, options(nomem, nostack));
     };
     trace(pc, r1);
     stop::attention()

@@ -73,7 +73,7 @@ pub fn copy_tree(address: u64) -> Result<Vec<u8>, NoTree> {
         return Err(NoTree::Absent);
     }
     let largest = fdt::MAX_SIZE as u64;
-    if address % 8 != 0 || address < LOW_SIZE || address > FIRMWARE - largest {
+    if !address.is_multiple_of(8) || address < LOW_SIZE || address > FIRMWARE - largest {
         return Err(NoTree::BadAddress(address));
     }
     // SAFETY: below the firmware's block there is memory only (the smallest machine has 1 GiB), and nothing of ours above LOW_SIZE.
@@ -109,9 +109,21 @@ impl<'a> Ram<'a> {
         let ra = Ra(range.start);
         // SAFETY: the plan checked that memory reaches to PARTITION, and the pool is the part of the firmware's block that no
         // object lies in.
-        OwnMemory {
-            ra,
-            words: unsafe { words(range) },
+        let words = unsafe { words(range) };
+        OwnMemory { ra, words }
+    }
+
+    /// Clears the image where it was loaded, if that was at 0, but for the part that keeps running there. Code there that
+    /// branches out of that part by mistake then traps instead of running stale code.
+    pub fn clear_loaded_image(&self, loaded_at: u64) {
+        /// Where the smallest leaf of a partition starts.
+        const END: u64 = 0x20_0000;
+        if loaded_at == 0 {
+            // SAFETY: memory (the smallest machine has 1 GiB) that no object lies in: the image runs at its link address, the
+            // threads that wait in the low copy wait below LOW_SIZE.
+            let rest = unsafe { words(LOW_SIZE..END) };
+            rest.iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
         }
     }
 
@@ -147,7 +159,7 @@ impl<'a> Ram<'a> {
 impl Memory for Ram<'_> {
     fn loaded(&self, range: Range<u64>) -> Option<Loaded> {
         let whole = range.start..range.end.checked_next_multiple_of(8)?;
-        (range.start % 8 == 0 && self.contains(&whole)).then(|| Loaded {
+        (range.start.is_multiple_of(8) && self.contains(&whole)).then(|| Loaded {
             base: range.start,
             // SAFETY: `contains` checked that the range is memory and none of ours.
             words: unsafe { words(whole) },
