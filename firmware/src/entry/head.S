@@ -44,6 +44,28 @@ _start:
 .section .low.text, "ax"
 .balign 0x80
 head_main:
+    // HRMOR is ORed into real-mode addresses unless address bit 0 is set. A loader may have used it; we do not. While it is
+    // cleared, run at addresses that ignore it.
+    mfspr  3, 313               // HRMOR
+    cmpdi  3, 0
+    beq    0f
+    or     30, 30, 3
+    li     5, 1
+    sldi   5, 5, 63
+    bcl    20, 31, 7f
+7:  mflr   4
+    addi   4, 4, 8f - 7b
+    or     4, 4, 3              // where 8f really is
+    or     6, 4, 5
+    mtctr  6
+    bctr
+8:  li     6, 0
+    mtspr  313, 6
+    isync
+    addi   4, 4, 0f - 8b
+    mtctr  4
+    bctr
+0:
     // Only processors that have the instructions this image is built of go on.
     mfspr  3, 287               // PVR
     srdi   4, 3, 16
