@@ -338,17 +338,29 @@ impl Output {
     /// Adds an element of a vCPU; `number` chooses the register in a family. What does not fit is left out, which
     /// the tests show not to happen.
     pub fn put(&mut self, element: &'static Element, number: u16, vcpu: &Vcpu) {
-        let id = element.id.saturating_add(number);
-        let value = element.bytes(element.read(vcpu, number));
-        let value = value.get(..usize::from(element.len)).unwrap_or(&[]);
-        let size = HEADER.saturating_add(value.len());
+        let size = HEADER.saturating_add(element.len.into());
         if self.bytes.remaining_capacity() < size {
             return;
         }
-        self.bytes.extend(id.to_be_bytes());
-        self.bytes.extend(element.len.to_be_bytes());
-        self.bytes.extend(value.iter().copied());
+        let id = element.id.saturating_add(number);
+        let words = element.read(vcpu, number);
+        let [first, ..] = words;
+        self.append(id.to_be_bytes());
+        self.append(element.len.to_be_bytes());
+        // The length that nearly all have goes without a detour.
+        if element.len == 8 {
+            self.append(first.to_be_bytes());
+        } else {
+            let value = element.bytes(words);
+            self.bytes
+                .extend(value.into_iter().take(element.len.into()));
+        }
         self.count = self.count.saturating_add(1);
+    }
+
+    fn append<const N: usize>(&mut self, bytes: [u8; N]) {
+        // There is room: `put` looked.
+        let _ = self.bytes.try_extend_from_slice(&bytes);
     }
 
     /// The finished buffer.

@@ -309,6 +309,9 @@ impl Element {
     /// The words of a value of this element's length; other lengths give zeros.
     #[must_use]
     pub fn words(&self, value: &[u8]) -> Words {
+        if let Ok(double) = <[u8; 8]>::try_from(value) {
+            return [u64::from_be_bytes(double), 0, 0];
+        }
         let mut words = [0; 3];
         if let Ok(word) = <[u8; 4]>::try_from(value) {
             return [u32::from_be_bytes(word).into(), 0, 0];

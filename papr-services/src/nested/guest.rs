@@ -10,7 +10,6 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use isa::addr::{Gra, Nra};
@@ -21,6 +20,8 @@ use super::Env;
 use super::capability::Level;
 use super::element::{Place, Words};
 use super::pool::TableQuota;
+use super::quota::{Account, Charge, Lease};
+pub use super::quota::{Lpids, Quotas};
 use super::shadow::{OutOfTables, Shadow};
 use super::vcpu::{Slot, VCPU_BYTES, Vcpu};
 use crate::error::HCode;
@@ -28,144 +29,6 @@ use crate::host::{Flush, Host};
 
 /// Highest vCPU id.
 pub const MAX_VCPU_ID: u16 = 2047;
-
-/// What a partition may use up for its guests. The firmware chooses them so that all partitions together fit in its
-/// heap: an allocation within the quotas does not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quotas {
-    /// Guests at the same time, at most [`Self::MAX_GUESTS`].
-    pub guests: u16,
-    /// vCPUs of all guests together.
-    pub vcpus: u32,
-    /// Bytes of the firmware's heap.
-    pub heap_bytes: u64,
-}
-
-impl Quotas {
-    /// What ids have room for.
-    pub const MAX_GUESTS: u16 = 4095;
-}
-
-/// What a partition uses, against its quotas.
-pub struct Account {
-    quotas: Quotas,
-    heap: AtomicU64,
-    vcpus: AtomicU32,
-}
-
-impl Account {
-    /// Bytes of heap in use.
-    #[must_use]
-    pub fn heap(&self) -> u64 {
-        self.heap.load(Ordering::Relaxed)
-    }
-
-    /// Most bytes of heap.
-    #[must_use]
-    pub fn heap_max(&self) -> u64 {
-        self.quotas.heap_bytes
-    }
-}
-
-/// Part of a quota; it goes back when this is dropped.
-pub struct Charge {
-    account: Arc<Account>,
-    heap: u64,
-    vcpus: u32,
-}
-
-impl Charge {
-    /// Takes a part, if that much is left.
-    pub(super) fn new(account: &Arc<Account>, heap: u64, vcpus: u32) -> Option<Self> {
-        let quotas = account.quotas;
-        account
-            .heap
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(heap)
-                    .filter(|sum| *sum <= quotas.heap_bytes)
-            })
-            .ok()?;
-        let counted = account
-            .vcpus
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(vcpus).filter(|sum| *sum <= quotas.vcpus)
-            });
-        if counted.is_err() {
-            account.heap.fetch_sub(heap, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self {
-            account: account.clone(),
-            heap,
-            vcpus,
-        })
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.account.heap.fetch_sub(self.heap, Ordering::Relaxed);
-        self.account.vcpus.fetch_sub(self.vcpus, Ordering::Relaxed);
-    }
-}
-
-/// Hardware logical partition ids for guests. One machine has one of these.
-pub struct Lpids {
-    range: Range<u32>,
-    used: Mutex<Vec<u64>>,
-}
-
-impl Lpids {
-    /// Ids that no partition uses.
-    #[must_use]
-    pub fn new(range: Range<u32>) -> Self {
-        Self {
-            range,
-            used: Mutex::new(Vec::new()),
-        }
-    }
-
-    fn lease(self: &Arc<Self>) -> Option<Lease> {
-        let mut used = self.used.lock();
-        let lpid = self.range.clone().find(|lpid| {
-            let (word, bit) = Self::place(*lpid);
-            used.get(word).is_none_or(|bits| bits & bit == 0)
-        })?;
-        let (word, bit) = Self::place(lpid);
-        if used.len() <= word {
-            let more = word.saturating_sub(used.len()).saturating_add(1);
-            used.try_reserve(more).ok()?;
-            used.resize(word.saturating_add(1), 0);
-        }
-        *used.get_mut(word)? |= bit;
-        Some(Lease {
-            lpids: self.clone(),
-            lpid,
-        })
-    }
-
-    fn place(lpid: u32) -> (usize, u64) {
-        (
-            usize::try_from(lpid / 64).unwrap_or(usize::MAX),
-            1 << (lpid % 64),
-        )
-    }
-}
-
-/// An LPID in use.
-struct Lease {
-    lpids: Arc<Lpids>,
-    lpid: u32,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let (word, bit) = Lpids::place(self.lpid);
-        if let Some(bits) = self.lpids.used.lock().get_mut(word) {
-            *bits &= !bit;
-        }
-    }
-}
 
 /// What a partition sets for all vCPUs of a guest. A run works with a copy from its start.
 #[derive(Clone, Copy, Debug)]
@@ -405,13 +268,8 @@ pub(super) struct Registry {
 
 impl Registry {
     pub(super) fn new(quotas: Quotas, tables: Arc<TableQuota>, lpids: Arc<Lpids>) -> Self {
-        let account = Account {
-            quotas,
-            heap: AtomicU64::new(0),
-            vcpus: AtomicU32::new(0),
-        };
         Self {
-            account: Arc::new(account),
+            account: Account::new(quotas),
             tables,
             lpids,
             entries: Mutex::new(Vec::new()),
@@ -542,5 +400,13 @@ impl Registry {
             }
         }
         if busy { Err(HCode::H_BUSY) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+impl Registry {
+    /// As if so many guests had lived in a place.
+    pub(super) fn set_generation(&self, place: usize, generation: u32) {
+        self.entries.lock()[place].generation = generation;
     }
 }

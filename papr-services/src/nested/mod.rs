@@ -19,6 +19,7 @@ pub mod capability;
 pub mod element;
 pub mod guest;
 pub mod pool;
+pub mod quota;
 pub mod run;
 pub mod shadow;
 pub mod vcpu;
@@ -311,3 +312,6 @@ impl Nested {
         [value, 0, 0]
     }
 }
+
+#[cfg(test)]
+mod tests;

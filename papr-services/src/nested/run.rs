@@ -12,14 +12,15 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::mem;
 
-use isa::addr::Nra;
+use isa::addr::{Ea, Nra};
 use isa::context::GuestContext;
 use isa::lpcr::{HFSCR_CAUSE, Hfscr, Lpcr};
-use isa::msr::{Msr, PROGRAM_PRIVILEGED};
+use isa::msr::{Msr, PREFIXED, PROGRAM_PRIVILEGED, SRR1_CAUSE};
 
 use super::buffer::{self, Output, Purpose};
 use super::element::{self, Own, RUN_OUTPUT_MIN_SIZE};
 use super::guest::{Guest, Settings};
+use super::shadow::{Outcome, PageFault, cause};
 use super::vcpu::{Cause, SCRATCH_BYTES, Slot, Vcpu};
 use super::{Env, Nested};
 use crate::error::{HCode, Refusal};
@@ -156,6 +157,8 @@ impl Running {
         let facilities = vcpu.hfscr & own.hfscr & !settings.level.absent_facilities();
         context.hfscr = Hfscr::from_bits_retain(facilities);
         context.pcr = settings.level.pcr() | own.pcr;
+        context.amor &= own.amor;
+        context.hdexcr |= own.hdexcr;
         context.msr = context.msr & element::MSR_SETTABLE | Msr::ME.bits();
         context.tb_offset = PARTITION_TB_OFFSET.wrapping_add(settings.tb_offset);
         context.dec_expiry = machine_time(vcpu.dec_expiry);
@@ -354,16 +357,42 @@ fn hypercall<H: Host>(running: &mut Running, env: &Env<'_, H>) -> Verdict {
     Verdict::Leave(Exit::Hypercall)
 }
 
-/// A hypervisor storage interrupt.
+/// A hypervisor storage interrupt: solved in the shadow tables, or the partition's business.
 fn storage<H: Host>(running: &mut Running, env: &Env<'_, H>, exit: Exit) -> Verdict {
-    let _ = env;
-    let context = &running.vcpu.context;
-    running.vcpu.cause = Cause {
-        hdar: context.hdar,
-        hdsisr: context.hdsisr,
-        asdr: context.asdr,
-        heir: running.vcpu.cause.heir,
+    let vcpu = &mut *running.vcpu;
+    let context = &mut vcpu.context;
+    let (fault, address) = if exit == Exit::InstructionStorage {
+        let address = Ea(context.nia);
+        (
+            PageFault::fetch(context.asdr, address, context.msr),
+            address,
+        )
+    } else {
+        let hdsisr = u32::try_from(context.hdsisr & 0xffff_ffff).unwrap_or(0);
+        let address = Ea(context.hdar);
+        (PageFault::data(context.asdr, address, hdsisr), address)
     };
+    let (bits, asdr) = match running.guest.shadow.fault(env.ram, &fault, env.host) {
+        Outcome::Resolved | Outcome::Retry => return Verdict::Resume,
+        Outcome::Reflect { cause, asdr } => (cause, asdr.unwrap_or(context.asdr)),
+    };
+    vcpu.cause = Cause {
+        hdar: address.0,
+        hdsisr: bits.into(),
+        asdr,
+        heir: vcpu.cause.heir,
+    };
+    if exit == Exit::InstructionStorage {
+        // The partition reads the cause in the MSR, where "store" is another bit than in HDSISR.
+        let update = if bits & cause::STORE != 0 {
+            cause::HSRR1_UPDATE
+        } else {
+            0
+        };
+        let kept = context.msr & PREFIXED;
+        let told = u64::from(bits | update) & SRR1_CAUSE;
+        context.msr = context.machine_state().bits() | kept | told;
+    }
     Verdict::Leave(exit)
 }
 

@@ -10,7 +10,7 @@ use isa::addr::Gra;
 use isa::context::GuestContext;
 use spin::Mutex;
 
-use super::guest::Charge;
+use super::quota::Charge;
 
 /// A registered buffer in the partition's memory. It was inside that memory when it was registered and is checked
 /// again whenever it is used.
