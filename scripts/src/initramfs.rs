@@ -103,6 +103,8 @@ fn add_qemu(archive: &mut Archive<Vec<u8>>, root: &Path) -> Result<()> {
     let directories = [root.join("usr").join(libraries), root.join(libraries)];
     archive.file("bin/qemu-system-ppc64", 0o755, &read(&program)?)?;
     archive.directory("lib64")?;
+    // The loader is named with lib64, but Debian's looks for libraries in lib.
+    archive.link("lib", "lib64")?;
     for (name, file) in needed::libraries(&program, &directories)? {
         archive.file(&format!("lib64/{name}"), 0o755, &read(&file)?)?;
     }
