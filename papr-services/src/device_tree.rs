@@ -432,3 +432,6 @@ fn architecture_vector_5() -> [u8; 27] {
     }
     vector
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,9 @@
 use isa::addr::{Nra, Ra};
 use isa::pte::PageSize;
 
+#[cfg(test)]
+pub(crate) mod fakes;
+
 /// A translation flush that is owed after a change of tables. It does nothing until [`Host::flush`] ran it.
 #[must_use = "stale translations stay in use until the flush ran"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

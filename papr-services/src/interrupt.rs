@@ -311,7 +311,9 @@ impl Xics {
         let source = state.source(number)?;
         let old = source.server;
         (source.server, source.priority, source.saved) = (server, priority, priority);
-        self.settle(&state, old);
+        if old != server {
+            self.settle(&state, old);
+        }
         Ok(self.settle(&state, server))
     }
 
@@ -364,3 +366,6 @@ impl Xirr {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -506,3 +506,6 @@ mod parameter {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

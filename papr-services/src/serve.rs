@@ -364,3 +364,6 @@ fn register_process_table<H: Host>(
     }
     Ok(Outputs::NONE)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -250,3 +250,6 @@ impl Registrations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
