@@ -18,6 +18,7 @@ pub mod buffer;
 pub mod capability;
 pub mod element;
 pub mod guest;
+pub mod invalidate;
 pub mod pool;
 pub mod quota;
 pub mod run;

@@ -463,4 +463,4 @@ enum Reclaim {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
