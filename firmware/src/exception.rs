@@ -150,7 +150,8 @@ pub fn back_trace(
             return None;
         }
         frame = next;
-        Some(read(next + 16)) // the ABI saves LR in the caller's frame
+        let caller = read(next + 16); // the ABI saves LR in the caller's frame
+        (caller != 0).then_some(caller) // the outermost frame has none: entry/head.S
     })
 }
 
@@ -173,6 +174,13 @@ mod tests {
             (0x1210, 0xbbbb),
         ];
         assert_eq!(walk(&words, 0x1000), [0xaaaa, 0xbbbb]);
+        let words = [
+            (0x1000, 0x1100),
+            (0x1100, 0x1200),
+            (0x1110, 0xaaaa),
+            (0x1200, 0),
+        ];
+        assert_eq!(walk(&words, 0x1000), [0xaaaa]); // the outermost frame has no caller
     }
 
     #[test]

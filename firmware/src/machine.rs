@@ -199,6 +199,10 @@ impl<L: IoSpace> Devices<L> {
     #[must_use = "the machine still runs"]
     pub fn power(&self, action: PowerAction) -> PowerError {
         let mut bmc = self.bmc.lock();
+        if bmc.is_none() {
+            // Boot may fail before it looked for the BMC.
+            *bmc = Bt::start(self.bus).ok();
+        }
         let Some(bmc) = bmc.as_mut() else {
             return PowerError::NoBmc;
         };

@@ -152,7 +152,7 @@ head_main:
     add    1, 1, 13
     std    1, {t_normal_stack}(13)
     stdu   0, -64(1)            // back chain ends here
-    std    0, 16(1)
+    mtlr   0
     ori    3, 0, {emergency_top}
     add    3, 3, 13
     std    3, {t_emergency_stack}(13)

@@ -51,7 +51,6 @@ park:
     ld     1, {t_normal_stack}(13)
     li     0, 0
     stdu   0, -64(1)
-    std    0, 16(1)
     mr     3, 13
     bl     {secondary_entry}@notoc
 
