@@ -14,6 +14,7 @@ use crate::error::{Answer, HCode, Outputs};
 use crate::host::Host;
 use crate::interrupt::{Risen, Xirr};
 use crate::memory_calls::{cache_load, cache_store, page_init};
+use crate::nested::invalidate::RptArgs;
 use crate::nested::run::{Running, Start};
 use crate::partition::{Partition, RunState, Stop, Vcpu};
 use crate::rtas;
@@ -155,8 +156,9 @@ pub fn serve<H: Host>(call: Hcall, vcpu: &mut GuestContext, id: u32, partition: 
         Hcall::H_REGISTER_PROC_TBL { flags, base, page_size, size } => {
             register_process_table(partition, host, flags, base, page_size, size)
         }
-        // Nested invalidation is wired with the shadow tables.
-        Hcall::H_RPT_INVALIDATE { .. } => Err(HCode::H_FUNCTION.into()),
+        Hcall::H_RPT_INVALIDATE { id, target, kind, page_sizes, start, end } => {
+            nested.rpt_invalidate(env, &RptArgs { id, target, kind, page_sizes, start, end })
+        }
 
         Hcall::H_GUEST_GET_CAPABILITIES { flags } => nested.get_capabilities(flags),
         Hcall::H_GUEST_SET_CAPABILITIES { flags, capabilities } => nested.set_capabilities(env, flags, capabilities),

@@ -12,6 +12,7 @@ use isa::addr::Nra;
 use isa::pte::PageSize;
 
 use super::shadow::{PAGES_PER_FLUSH, Shadow};
+use super::{Env, Nested};
 use crate::error::{Answer, HCode, Outputs};
 use crate::host::{Flush, Host, ProcessFlush};
 
@@ -120,6 +121,22 @@ pub fn rpt_invalidate<H: Host>(args: &RptArgs, scope: &Scope<'_>, host: &H) -> A
         Scope::Process { .. } | Scope::Nested(_) => return Err(HCode::H_FUNCTION.into()),
     }
     Ok(Outputs::NONE)
+}
+
+impl Nested {
+    /// H_RPT_INVALIDATE of the partition: about its own processes, or one of its guests.
+    ///
+    /// # Errors
+    /// See [`rpt_invalidate`].
+    pub fn rpt_invalidate<H: Host>(&self, env: &Env<'_, H>, args: &RptArgs) -> Answer {
+        if args.is_nested() {
+            let guest = self.guest(args.id);
+            let shadow = guest.as_ref().map(|guest| guest.shadow());
+            rpt_invalidate(args, &Scope::Nested(shadow), env.host)
+        } else {
+            rpt_invalidate(args, &Scope::Process { lpid: env.lpid }, env.host)
+        }
+    }
 }
 
 /// The part of the arguments that both scopes share, checked.

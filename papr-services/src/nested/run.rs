@@ -20,11 +20,13 @@ use isa::msr::{Msr, PREFIXED, PROGRAM_PRIVILEGED, SRR1_CAUSE};
 use super::buffer::{self, Output, Purpose};
 use super::element::{self, Own, RUN_OUTPUT_MIN_SIZE};
 use super::guest::{Guest, Settings};
+use super::invalidate::{RptArgs, Scope, rpt_invalidate};
 use super::shadow::{Outcome, PageFault, cause};
 use super::vcpu::{Cause, SCRATCH_BYTES, Slot, Vcpu};
 use super::{Env, Nested};
 use crate::error::{HCode, Refusal};
 use crate::host::Host;
+use crate::serve::write_answer;
 use crate::table::number::H_RPT_INVALIDATE;
 
 /// Flags of H_GUEST_RUN_VCPU.
@@ -353,7 +355,15 @@ fn hypercall<H: Host>(running: &mut Running, env: &Env<'_, H>) -> Verdict {
         context.interrupt(0x700, PROGRAM_PRIVILEGED);
         return Verdict::Resume;
     }
-    let _ = (env, H_RPT_INVALIDATE);
+    let [_, _, _, number, r4, r5, r6, r7, r8, r9, ..] = context.gpr;
+    let args = RptArgs::from_regs([r4, r5, r6, r7, r8, r9]);
+    if number == H_RPT_INVALIDATE && !args.is_nested() {
+        // About a process of the guest. The partition's kernel would execute the `tlbie` for its own LPID.
+        let lpid = running.guest.shadow.lpid();
+        let answer = rpt_invalidate(&args, &Scope::Process { lpid }, env.host);
+        write_answer(context, answer);
+        return Verdict::Resume;
+    }
     Verdict::Leave(Exit::Hypercall)
 }
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use isa::addr::Nra;
+use isa::addr::{Gra, Nra};
 use isa::pte::PageSize;
 use proptest::prelude::*;
 
@@ -11,6 +11,7 @@ use crate::error::{HCode, Outputs};
 use crate::host::{Flush, ProcessFlush};
 use crate::nested::shadow::tests::{Partition, Tlb, leaves, quota};
 use crate::nested::shadow::{Access, Outcome, PageFault, Shadow};
+use crate::nested::tests::{ROOT, World};
 
 const LPID: u32 = 7;
 const ALL: u64 = !0;
@@ -312,6 +313,49 @@ fn a_guest_is_dropped_whole() {
         }),
         (5, [].to_vec())
     );
+}
+
+#[test]
+fn a_partition_reaches_its_own_processes_and_guests() {
+    let world = World::new();
+    let call = |args| world.nested.rpt_invalidate(&world.env(), &args);
+    assert_eq!(call(OWN), Ok(Outputs::NONE));
+    let own = |flush: &Flush| {
+        matches!(
+            flush,
+            Flush::ProcessRange {
+                lpid: 1,
+                pid: 42,
+                ..
+            }
+        )
+    };
+    assert!(world.machine.flushes.borrow().last().is_some_and(own));
+
+    // A page of 1 GiB in the tree that the guest has.
+    let id = world.ready();
+    let table = ROOT + 0x1_0000;
+    for (at, entry) in [(ROOT, (1 << 63) | table | 9), (table, RWX_RC)] {
+        world.ram.write(Gra(at), &entry.to_be_bytes()).unwrap();
+    }
+    let guest = world.nested.guest(id).unwrap();
+    let fault = PageFault {
+        nra: Nra(NESTED.start),
+        access: Access::Load,
+        table_walk: false,
+    };
+    let outcome = guest.shadow().fault(&world.ram, &fault, &world.machine);
+    assert_eq!(outcome, Outcome::Resolved);
+    for (other, left) in [(0, 1), (!0, 1), (id + 1, 1), (id, 0)] {
+        assert_eq!(
+            call(RptArgs {
+                id: other,
+                ..NESTED
+            }),
+            Ok(Outputs::NONE)
+        );
+        assert_eq!(leaves(guest.shadow()).len(), left);
+    }
 }
 
 proptest! {

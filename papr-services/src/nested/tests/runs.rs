@@ -15,6 +15,7 @@ use super::{
     partition_table, word,
 };
 use crate::error::HCode;
+use crate::host::{Flush, ProcessFlush};
 use crate::nested::element::{self, Access, LPCR_SETTABLE, MSR_SETTABLE, Scope};
 use crate::nested::run::{Exit, Running, Start, Verdict};
 use crate::nested::shadow::cause;
@@ -408,6 +409,33 @@ fn a_hypercall_brings_its_registers() {
         0x1234,
         "registers saved last are read"
     );
+}
+
+#[test]
+fn a_guest_flushes_its_own_processes_without_its_partition() {
+    let world = World::new();
+    let guest = world.ready();
+    let mut running = world.enter(guest, &[never(), (0x1022, double(KERNEL))]);
+    // H_RPT_INVALIDATE of process 5: all threads, translations, 4 KiB, everything.
+    let call = [0x448, 5, 1, 2, 1, 0, !0];
+    world.machine.flushes.borrow_mut().clear();
+    running.context().gpr[3..10].copy_from_slice(&call);
+    assert_eq!(world.verdict(&mut running, 0xc00), Verdict::Resume);
+    assert_eq!(running.context().gpr[3], 0);
+    let flush = Flush::Process {
+        lpid: running.guest.shadow.lpid(),
+        pid: 5,
+        what: ProcessFlush::Tlb,
+    };
+    assert_eq!(*world.machine.flushes.borrow(), [flush]);
+    running.context().gpr[3..10].copy_from_slice(&[0x448, 5, 0, 2, 1, 0, !0]);
+    assert_eq!(world.verdict(&mut running, 0xc00), Verdict::Resume);
+    assert_eq!(running.context().gpr[3].cast_signed(), HCode::H_P2.code());
+    // About a guest of its own: the partition's business.
+    running.context().gpr[3..10].copy_from_slice(&[0x448, 5, 1, 3, 1, 0, !0]);
+    let leave = Verdict::Leave(Exit::Hypercall);
+    assert_eq!(world.verdict(&mut running, 0xc00), leave);
+    assert_eq!(world.machine.flushes.borrow().len(), 1);
 }
 
 #[test]
