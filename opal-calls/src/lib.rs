@@ -21,11 +21,16 @@
     )
 )]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 pub mod args;
+pub mod async_token;
 pub mod calls;
 pub mod error;
+pub mod events;
+pub mod lock;
+pub mod messages;
 pub mod os_memory;
 pub mod table;

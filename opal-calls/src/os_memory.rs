@@ -131,6 +131,12 @@ const EMPTY: Range = Range { start: 0, end: 0 };
 
 /// Copies between the firmware and memory of the kernel. Each call checks its whole range first.
 pub trait OsMemory {
+    /// Whether `len` bytes are the kernel's.
+    ///
+    /// # Errors
+    /// [`BadPointer`].
+    fn check(&self, addr: OsAddr, len: u64) -> Result<(), BadPointer>;
+
     /// Copies out of the kernel's memory.
     ///
     /// # Errors
@@ -183,6 +189,64 @@ pub trait OsMemory {
     /// [`BadPointer`].
     fn write_be64(&self, addr: OsAddr, value: u64) -> Result<(), BadPointer> {
         self.write(addr, &value.to_be_bytes())
+    }
+}
+
+/// Memory of a kernel for tests: one range from 0.
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the map is smaller than a usize"
+)]
+pub(crate) mod fake {
+    use std::sync::Mutex;
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::{BadPointer, OsMap, OsMemory};
+    use crate::args::OsAddr;
+    use isa::addr::Ra;
+
+    pub(crate) struct Memory {
+        map: OsMap,
+        bytes: Mutex<Vec<u8>>,
+    }
+
+    impl Memory {
+        pub(crate) fn new(len: usize) -> Self {
+            Self {
+                map: OsMap::new(&[(Ra(0), len as u64)]).unwrap(),
+                bytes: Mutex::new(vec![0; len]),
+            }
+        }
+
+        pub(crate) fn fill(&self, value: u8) {
+            self.bytes.lock().unwrap().fill(value);
+        }
+
+        pub(crate) fn bytes(&self, addr: OsAddr, len: usize) -> Vec<u8> {
+            let mut bytes = vec![0; len];
+            self.read(addr, &mut bytes).unwrap();
+            bytes
+        }
+    }
+
+    impl OsMemory for Memory {
+        fn check(&self, addr: OsAddr, len: u64) -> Result<(), BadPointer> {
+            self.map.check(addr, len).map(drop)
+        }
+
+        fn read(&self, addr: OsAddr, into: &mut [u8]) -> Result<(), BadPointer> {
+            let start = self.map.check(addr, into.len() as u64)?.0 as usize;
+            into.copy_from_slice(&self.bytes.lock().unwrap()[start..start + into.len()]);
+            Ok(())
+        }
+
+        fn write(&self, addr: OsAddr, from: &[u8]) -> Result<(), BadPointer> {
+            let start = self.map.check(addr, from.len() as u64)?.0 as usize;
+            self.bytes.lock().unwrap()[start..start + from.len()].copy_from_slice(from);
+            Ok(())
+        }
     }
 }
 
