@@ -312,11 +312,10 @@ mod table_flags {
     pub(super) const REGISTER: u64 = 0x08;
     /// Radix.
     pub(super) const RADIX: u64 = 0x04;
-    /// Hash with a process table.
-    pub(super) const HASH: u64 = 0x02;
     /// The partition executes `tlbie` itself.
     pub(super) const GTSE: u64 = 0x01;
-    pub(super) const ALL: u64 = MODIFY | REGISTER | RADIX | HASH | GTSE;
+    /// All but hash with a process table (0x02): there is no hash translation here.
+    pub(super) const ALL: u64 = MODIFY | REGISTER | RADIX | GTSE;
 }
 
 fn register_process_table<H: Host>(
@@ -329,8 +328,7 @@ fn register_process_table<H: Host>(
 ) -> Answer {
     use table_flags as f;
     let has = |flag| flags & flag != 0;
-    // There is no hash translation here.
-    if flags & !f::ALL != 0 || has(f::HASH) {
+    if flags & !f::ALL != 0 {
         return Err(HCode::H_PARAMETER.into());
     }
     let new = match (has(f::MODIFY), has(f::REGISTER)) {
@@ -338,7 +336,7 @@ fn register_process_table<H: Host>(
         (true, false) => Some(0),
         (true, true) if !has(f::RADIX) => return Err(HCode::H_PARAMETER.into()),
         (true, true) => {
-            if base & 0xfff != 0 || base >> 60 != 0 {
+            if base & 0xfff != 0 {
                 return Err(HCode::H_P2.into());
             }
             if page_size != 0 {

@@ -46,8 +46,7 @@ pub(crate) fn set_mode(
                 0 => Lpcr::empty(),
                 3 => Lpcr::AIL,
                 // 1 is reserved; 2 (0x18000) went with POWER10.
-                1 | 2 => return Err(flag(flags).into()),
-                _ => return Err(flag(flags & !3).into()),
+                _ => return Err(flag(flags).into()),
             };
             no_values(value1, value2)?;
             partition.choose(Lpcr::AIL, ail);
@@ -56,7 +55,7 @@ pub(crate) fn set_mode(
             let ile = match flags {
                 0 => Lpcr::empty(),
                 1 => Lpcr::ILE,
-                _ => return Err(flag(flags & !1).into()),
+                _ => return Err(flag(flags).into()),
             };
             no_values(value1, value2)?;
             partition.choose(Lpcr::ILE, ile);

@@ -228,7 +228,10 @@ fn vcpus_start_and_stop() {
     assert_eq!(world.machine.take_kicks(), [1]);
     assert_eq!(status(&mut world, "start-cpu", &start), -1);
     assert_eq!(call(&mut world, query, &[1]), [0, 2]);
+    world.partition.vcpu(1).unwrap().prod();
+    world.partition.vcpu(1).unwrap().reset();
     let context = world.partition.take_start(1).unwrap();
+    assert!(!world.partition.vcpu(1).unwrap().is_wanted(), "from before");
     assert_eq!((context.nia, context.gpr[3]), (0x1_0000, 7));
     assert!(world.partition.take_start(1).is_none());
 
