@@ -31,9 +31,14 @@ park:
     stw    3, {slot_present}(14)
 
     mfspr  3, 318               // LPCR
+    oris   3, 3, 2              // LD: the decrementer has 56 bits
     ori    3, 3, 0x8000         // PECE: a directed hypervisor doorbell ends stop
     mtspr  318, 3
     isync
+    li     3, -1                // with PSSCR[EC]=0 every exception ends stop, a run-down decrementer for good:
+    srdi   3, 3, 9              // let both run for years
+    mtspr  22, 3                // DEC
+    mtspr  310, 3               // HDEC
     li     3, 0x300             // PSSCR: TR 3, level 0, no state loss, resume after stop
     mtspr  855, 3
 2:  ld     13, {slot_thread}(14)
