@@ -101,6 +101,8 @@ struct Owned {
 
 /// How often a fault is tried again when the partition changes its leaf meanwhile.
 const LEAF_ATTEMPTS: u32 = 4;
+/// Tables that one reclaim takes: each costs the guest a flush, and its pages fault again.
+const RECLAIM_BATCH: usize = 8;
 /// Pages above which everything of the guest is flushed instead of page after page, as Linux does.
 pub(super) const PAGES_PER_FLUSH: u64 = 33;
 /// One past the last address.
@@ -335,7 +337,7 @@ impl Shadow {
             Reclaim::SomeTables => {
                 // Clock-wise: hardware keeps no reference bits here, so the hand takes what it meets.
                 let mut wrapped = false;
-                while !removal.is_full() {
+                while removal.tables() < RECLAIM_BATCH {
                     match self.next_leaf_table(state.hand) {
                         Some((nra, at, entry)) => {
                             state.hand = nra.saturating_add(Level::Megabytes.span());

@@ -123,6 +123,8 @@ fn any_level() -> impl Strategy<Value = Level> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     #[test]
     fn tables_never_overlap_are_zero_and_all_come_back(
         steps in prop::collection::vec((any_level(), any::<prop::sample::Index>(), any::<bool>()), 0..120),

@@ -17,8 +17,8 @@ pub(super) const fn after(nra: u64, level: Level) -> u64 {
     (nra | level.span().wrapping_sub(1)).saturating_add(1)
 }
 
-/// Tables that wait for a flush.
-const RETIRED: usize = 8;
+/// Most tables that wait for one flush.
+const RETIRED: usize = 32;
 
 /// Leaves and tables on their way out: they are unlinked, a flush runs, then the memory is free.
 #[must_use = "what was removed is in use until `finish`"]
@@ -51,8 +51,9 @@ impl<'a, H: Host> Removal<'a, H> {
         }
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.tables.is_full()
+    /// Tables that wait for the flush.
+    pub(super) fn tables(&self) -> usize {
+        self.tables.len()
     }
 
     /// Takes out the leaf `entry` at `at` that maps `nra`.
@@ -82,7 +83,7 @@ impl<'a, H: Host> Removal<'a, H> {
         let Some((below, _)) = level.follow(entry) else {
             return;
         };
-        if self.is_full() {
+        if self.tables.is_full() {
             self.settle();
         }
         if let Some(table) = self.shadow.quota.pool().unlink(at, entry) {

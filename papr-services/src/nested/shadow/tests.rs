@@ -708,7 +708,7 @@ fn a_guest_needs_its_reserve_to_begin() {
 /// left obeys the laws.
 #[test]
 fn faults_and_invalidations_on_several_threads_end_well() {
-    const ROUNDS: usize = 2000;
+    const ROUNDS: usize = 500;
     let (l1, host) = (Partition::flat(), Tlb::default());
     let quota = quota(4, MINIMUM);
     let shadow = Shadow::new(Arc::clone(&quota), LPID).unwrap();
@@ -982,7 +982,7 @@ proptest! {
     /// With its reserve alone a guest gets on, whatever it touches.
     #[test]
     fn reclaim_makes_progress(
-        pages in prop::collection::vec((0_u64..4, 0_u64..600, 0_u64..600, any::<bool>()), 1..100),
+        pages in prop::collection::vec((0_u64..4, 0_u64..600, 0_u64..600, any::<bool>()), 1..50),
         spare in 0_u64..6,
     ) {
         let (l1, host) = (Partition::flat(), Tlb::default());
