@@ -166,9 +166,9 @@ absent {
     0x0fc H_REG_CRQ; 0x100 H_FREE_CRQ; 0x104 H_VIO_SIGNAL; 0x108 H_SEND_CRQ; 0x110 H_COPY_RDMA; 0x2b0 H_ENABLE_CRQ;
     0x114 H_REGISTER_LOGICAL_LAN; 0x118 H_FREE_LOGICAL_LAN; 0x11c H_ADD_LOGICAL_LAN_BUFFER; 0x120 H_SEND_LOGICAL_LAN;
     0x130 H_MULTICAST_CTRL; 0x14c H_CHANGE_LOGICAL_LAN_MAC; 0x1d4 H_FREE_LOGICAL_LAN_BUFFER; 0x244 H_ILLAN_ATTRIBUTES;
-    0x248 H_MODIFY_HEA_QP; 0x150 H_VTERM_PARTNER_INFO; 0x154 H_REGISTER_VTERM; 0x158 H_FREE_VTERM;
+    0x248 H_ADD_LOGICAL_LAN_BUFFERS; 0x150 H_VTERM_PARTNER_INFO; 0x154 H_REGISTER_VTERM; 0x158 H_FREE_VTERM;
     0x2a0 H_VASI_SIGNAL; 0x2a4 H_VASI_STATE; 0x2a8 H_VIOCTL; 0x2dc H_REG_SUB_CRQ; 0x2e0 H_FREE_SUB_CRQ;
-    0x2e4 H_SEND_SUB_CRQ; 0x2e8 H_SEND_SUB_CRQ_INDIRECT; 0x1e4 H_VIO_ERROR;
+    0x2e4 H_SEND_SUB_CRQ; 0x2e8 H_SEND_SUB_CRQ_INDIRECT; 0x1e4 H_QUERY_INT_STATE;
     // Debugging and facilities that the processor does not have.
     0x028 H_SET_DABR; 0x030 H_SET_ASR; 0x034 H_ASR_ON; 0x038 H_ASR_OFF; 0x03c H_LOGICAL_CI_LOAD;
     0x040 H_LOGICAL_CI_STORE; 0x04c H_LOGICAL_ICBI; 0x050 H_LOGICAL_DCBF; 0x05c H_REAL_TO_LOGICAL; 0x060 H_HYPERVISOR_DATA; 0x07c H_PERFMON; 0x134 H_SET_XDABR;
@@ -216,6 +216,7 @@ pub fn row(number: u64) -> Option<&'static Row> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
     use alloc::vec::Vec;
 
     use proptest::prelude::*;
@@ -244,6 +245,22 @@ mod tests {
                 row.name
             );
         }
+    }
+
+    /// Names and numbers as Linux and QEMU have them.
+    const GOLDEN: &str = include_str!("../../tests/golden/papr-hcalls.txt");
+
+    #[test]
+    fn numbers_are_the_worlds() {
+        let mut rows: Vec<_> = TABLE.iter().map(|row| (row.number, row.name)).collect();
+        rows.sort_unstable();
+        let lines = rows
+            .iter()
+            .map(|(number, name)| format!("{number:#06x},{name}"));
+        assert_eq!(
+            lines.collect::<Vec<_>>(),
+            GOLDEN.lines().collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -4,11 +4,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use isa::addr::Gra;
+use isa::addr::{Gra, Ra};
 use proptest::prelude::*;
 
 use super::{STUB, TABLE, token_of};
 use crate::error::HCode::H_PARAMETER;
+use crate::guest_ram::tests::memory;
+use crate::guest_ram::{Extent, GuestRam};
 use crate::host::DateTime;
 use crate::partition::RunState;
 use crate::serve::After;
@@ -153,6 +155,26 @@ fn hostile_blocks_are_refused() {
         assert_eq!(world.call(H_RTAS, &[BLOCK]), refused);
         let got = read_cells(&world, BLOCK, 4)[3];
         assert_eq!(got.cast_signed(), -3, "{token:#x}");
+    }
+}
+
+#[test]
+fn blocks_have_32_bit_addresses() {
+    let four_gib = 1_u64 << 32;
+    let extent = Extent {
+        gra: Gra(four_gib - 0x1_0000),
+        ra: Ra(four_gib - 0x1_0000),
+        memory: memory(0x2_0000),
+    };
+    let mut world = World::with_ram(1, GuestRam::new(&[extent]).unwrap());
+    let token = token_of("event-scan").unwrap();
+    for (at, code) in [
+        (four_gib - 32, 0),
+        (four_gib - 28, H_PARAMETER.code()),
+        (four_gib, H_PARAMETER.code()),
+    ] {
+        write_cells(&world, at, &[token, 4, 1]);
+        assert_eq!(world.call(H_RTAS, &[at]), code, "{at:#x}");
     }
 }
 

@@ -15,6 +15,7 @@ use proptest::prelude::*;
 
 use super::{After, hypercall};
 use crate::error::HCode;
+use crate::guest_ram::GuestRam;
 use crate::guest_ram::tests::{flat, memory};
 use crate::host::fakes::Machine;
 use crate::host::{Flush, ProcessFlush};
@@ -37,6 +38,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(vcpus: u16) -> Self {
+        Self::with_ram(vcpus, flat(usize::try_from(MEMORY).unwrap()))
+    }
+
+    pub(crate) fn with_ram(vcpus: u16, ram: GuestRam) -> Self {
         let pool = TablePool::new(Ra(0x7000_0000), memory(1 << 18)).unwrap();
         let share = NestedShare {
             quotas: Quotas {
@@ -54,7 +59,6 @@ impl World {
             characteristics: Characteristics::POWER10,
         };
         let vcpus = NonZeroU16::new(vcpus).unwrap();
-        let ram = flat(usize::try_from(MEMORY).unwrap());
         let partition = Partition::new(ram, 1, ROOT, vcpus, policy, share);
         let mut vcpu = partition.boot_context(Gra(0x40_0000), Gra(0x40_0000), Gra(0x100_0000));
         vcpu.changed = Changed::empty();
