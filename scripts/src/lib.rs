@@ -4,17 +4,23 @@
 //! files are at the edge. The shell files beside `src` only call this crate.
 
 pub mod boot;
+pub mod cases;
 pub mod command;
+pub mod console;
+pub mod counters;
 pub mod cpio;
 pub mod debian;
 pub mod image;
 pub mod initramfs;
+pub mod linux;
 pub mod machine;
 pub mod milestone;
 pub mod modinfo;
 pub mod needed;
+pub mod payload;
 pub mod run;
 pub mod runner;
 pub mod setup;
 pub mod table;
+pub mod test;
 pub mod tools;

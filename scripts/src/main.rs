@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use scripts::tools::Tools;
-use scripts::{image, run, setup};
+use scripts::{image, run, setup, test};
 
 #[derive(Parser)]
 #[command(name = "nidus", about = "Set up, run, test, build and check Nidus")]
@@ -21,7 +21,9 @@ enum Verb {
     /// Build target/nidus.lid and target/nidus.elf
     Image,
     /// Boot Linux on the firmware, up to a guest of a guest
-    Run(run::Options),
+    Run(Box<run::Options>),
+    /// Test on this machine and in QEMU
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +57,7 @@ fn work(verb: Verb) -> Result<bool> {
             );
             Ok(true)
         }
-        Verb::Run(options) => run::run(&tools, options),
+        Verb::Run(options) => run::run(&tools, *options),
+        Verb::Test(options) => test::run(&tools, &options),
     }
 }

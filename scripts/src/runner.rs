@@ -115,7 +115,7 @@ pub fn run(qemu: &Path, boot: Boot<'_>) -> Result<Report> {
                 lines.push(line);
             }
             Err(RecvTimeoutError::Timeout) if watch.forbidden_line().is_some() => {
-                end = Some(End::Stopped)
+                end = Some(End::Stopped);
             }
             Err(RecvTimeoutError::Timeout) => end = Some(End::TimedOut),
             // Both streams are closed, so QEMU is about to be gone.

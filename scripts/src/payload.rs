@@ -1,0 +1,104 @@
+//! The boots of our own bare programs in `tests/payload`, which call the firmware through its tables.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::boot;
+use crate::cases::Cases;
+use crate::image::{self, Image};
+use crate::machine::Machine;
+use crate::milestone::{End, Watch};
+use crate::runner::{self, Boot};
+use crate::setup::qemu;
+use crate::tools::{Tools, target};
+
+/// A program and how it is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload {
+    /// What the boot is called.
+    pub name: &'static str,
+    /// The package, whose binary has the same name.
+    pub package: &'static str,
+    /// The `-M` argument.
+    pub machine: &'static str,
+    /// The program's command line.
+    pub append: &'static str,
+}
+
+/// All boots.
+pub const PAYLOADS: [Payload; 1] = [Payload {
+    name: "l1-powernv10",
+    package: "l1-payload",
+    machine: "powernv10",
+    append: "nidus.mode=papr",
+}];
+
+/// They take seconds; a machine that others use as well may be slow.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// What came of a boot.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the program reported.
+    pub cases: Cases,
+    /// None if all is well.
+    pub problem: Option<String>,
+    /// All lines of the console.
+    pub lines: Vec<String>,
+    /// What it took.
+    pub elapsed: Duration,
+    /// Where to look.
+    pub log: PathBuf,
+}
+
+/// Builds a program and makes its machine.
+pub fn machine(image: &Image, payload: &Payload) -> Result<Machine> {
+    let program = image::build(payload.package, payload.package)?;
+    // The next build may replace the program while QEMU still reads it.
+    let kernel = target().join("payload").join(payload.name);
+    image::replace(&kernel, &fs::read(program)?)?;
+    Ok(Machine {
+        bios: Some(image.lid.clone()),
+        kernel: Some(kernel),
+        memory: "4G".to_owned(),
+        append: payload.append.to_owned(),
+        ..Machine::new(payload.machine)
+    })
+}
+
+/// Boots a program and reads its cases.
+pub fn run(tools: &Tools, name: &str, machine: &Machine) -> Result<Outcome> {
+    let name = format!("payload-{name}");
+    // The firmware reports what a hostile partition does; only its own failures are forbidden.
+    let forbidden = boot::forbidden()?
+        .into_iter()
+        .filter(|pattern| pattern == "panicked")
+        .collect();
+    let boot = Boot {
+        name: &name,
+        machine,
+        watch: Watch::new(vec![], forbidden),
+        limit: LIMIT,
+        echo: false,
+    };
+    let report = runner::run(&qemu::program(tools), boot)?;
+    let cases = Cases::read(&report.lines);
+    let problem = match (report.watch.forbidden_line(), report.end) {
+        (Some(line), _) => Some(format!("forbidden line: {line}")),
+        (None, End::Exited(0)) => cases.problem(),
+        (None, end) => Some(format!(
+            "the machine did not go off by itself ({end:?}); {}",
+            cases.problem().unwrap_or_default()
+        )),
+    };
+    Ok(Outcome {
+        cases,
+        problem,
+        lines: report.lines,
+        elapsed: report.elapsed,
+        log: report.log,
+    })
+}
