@@ -16,6 +16,8 @@ use crate::host::{DateTime, Host};
 use crate::partition::{Partition, Stop};
 use crate::serve::Next;
 
+mod parameter;
+
 /// The stub at `linux,rtas-entry`, big-endian code: `mr r4,r3; li r3,0xf000; sc 1; blr`.
 pub const STUB: [u8; 20] = [
     0x7c, 0x64, 0x1b, 0x78, 0x3c, 0x60, 0x00, 0x00, 0x60, 0x63, 0xf0, 0x00, 0x44, 0x00, 0x00, 0x22,
@@ -442,69 +444,6 @@ fn os_term(partition: &Partition, message: Gra) -> Result<Values, Status> {
         partition.lpid
     );
     Ok(Values::new())
-}
-
-/// System parameters (LoPAR 7.3.16).
-mod parameter {
-    use alloc::format;
-    use alloc::string::String;
-
-    use isa::addr::Gra;
-
-    use super::{Status, Values};
-    use crate::partition::Partition;
-
-    /// Characteristics of shared processor partitions, as text.
-    const SPLPAR_CHARACTERISTICS: u32 = 20;
-    /// The partition's name.
-    const NAME: u32 = 55;
-
-    fn text(partition: &Partition, parameter: u32) -> Option<String> {
-        let vcpus = partition.vcpus().len();
-        match parameter {
-            // Entitlement is in hundredths of a processor: these are dedicated.
-            SPLPAR_CHARACTERISTICS => Some(format!(
-                "MaxEntCap={},DesMem={},DesProcs={vcpus},MaxPlatProcs={vcpus}",
-                vcpus.saturating_mul(100),
-                partition.memory_bytes() >> 20,
-            )),
-            NAME => Some(partition.policy.name.clone()),
-            _ => None,
-        }
-    }
-
-    /// Writes length (16 bits, NUL included) and value, cut to the buffer.
-    pub(super) fn get(
-        partition: &Partition,
-        parameter: u32,
-        buffer: Gra,
-        len: u32,
-    ) -> Result<Values, Status> {
-        let text = text(partition, parameter).ok_or(Status::PARAMETER)?;
-        let room = usize::try_from(len)
-            .ok()
-            .filter(|room| *room >= 2)
-            .ok_or(Status::BAD_BUFFER)?;
-        let mut value = alloc::vec::Vec::new();
-        let size = u16::try_from(text.len().saturating_add(1)).map_err(|_| Status::HARDWARE)?;
-        value.extend_from_slice(&size.to_be_bytes());
-        value.extend_from_slice(text.as_bytes());
-        value.push(0);
-        value.truncate(room);
-        partition
-            .ram
-            .write(buffer, &value)
-            .map_err(|_| Status::BAD_BUFFER)?;
-        Ok(Values::new())
-    }
-
-    /// None can be changed.
-    pub(super) fn set(parameter: u32) -> Status {
-        match parameter {
-            SPLPAR_CHARACTERISTICS | NAME => Status::NOT_AUTHORISED,
-            _ => Status::PARAMETER,
-        }
-    }
 }
 
 #[cfg(test)]

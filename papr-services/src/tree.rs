@@ -1,6 +1,7 @@
 //! An editable device tree, and its flattening (Devicetree Specification 0.4, chapter 5, version 17).
 //!
-//! Construction reads like the tree and cannot fail; names and sizes are checked once, when it is flattened.
+//! Construction reads like the tree and cannot fail: a second property or child of one name is the first one again.
+//! Names and sizes are checked once, when the tree is flattened.
 //! Insertion order is kept, so output is reproducible. Byte order is in [`Value`] and nowhere else.
 //!
 //! The surprising fact: property names may have up to 63 characters here, not the 31 of the specification: that is
@@ -224,9 +225,7 @@ pub struct Tree {
 pub enum TreeError {
     /// A node's or property's name is empty, too long, or has characters that names cannot have.
     BadName(String),
-    /// Two siblings, of one kind, with this name.
-    Duplicate(String),
-    /// A string of the name's owner has a NUL inside, or it all is larger than 4 GiB.
+    /// It is larger than 4 GiB.
     TooLarge,
 }
 
@@ -245,17 +244,6 @@ fn check_name(name: &str, more: &str) -> Result<(), TreeError> {
     let good = |c: char| c.is_ascii_alphanumeric() || ",._+-".contains(c) || more.contains(c);
     if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(good) {
         return Err(TreeError::BadName(name.to_string()));
-    }
-    Ok(())
-}
-
-fn check_unique(names: &[&str]) -> Result<(), TreeError> {
-    let mut rest = names;
-    while let [first, others @ ..] = rest {
-        if others.contains(first) {
-            return Err(TreeError::Duplicate((*first).to_string()));
-        }
-        rest = others;
     }
     Ok(())
 }
@@ -292,8 +280,6 @@ impl Blocks {
 
     /// Writes a node and all below it. Depth is the depth of the tree that this crate built.
     fn node(&mut self, node: &Node) -> Result<(), TreeError> {
-        check_unique(&node.properties().map(|(name, _)| name).collect::<Vec<_>>())?;
-        check_unique(&node.children.iter().map(Node::name).collect::<Vec<_>>())?;
         BEGIN_NODE.encode(&mut self.structure);
         node.name().encode(&mut self.structure);
         self.pad();
