@@ -4,6 +4,7 @@
 //! words of 8 bytes that are read and written atomically, so a guest that writes at the same time is defined
 //! behaviour and no value is torn inside an aligned doubleword.
 
+use core::slice::Iter;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
@@ -176,14 +177,19 @@ impl GuestRam {
         }
         let mut rest = buffer;
         let mut at = gra;
+        let mut words = [].iter();
         while !rest.is_empty() {
-            let (word, skip) = self.word_around(at).ok_or(err)?;
+            let word = self.next_word(&mut words, at).ok_or(err)?;
             let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-            let piece = bytes.get(skip..).unwrap_or(&[]);
-            let count = piece.len().min(rest.len());
+            let skip = place_in_word(at);
+            let count = 8usize.saturating_sub(skip).min(rest.len());
             let (now, later) = rest.split_at_mut(count);
-            for (to, from) in now.iter_mut().zip(piece) {
-                *to = *from;
+            if let Ok(whole) = <&mut [u8; 8]>::try_from(&mut *now) {
+                *whole = bytes;
+            } else {
+                for (to, from) in now.iter_mut().zip(bytes.iter().skip(skip)) {
+                    *to = *from;
+                }
             }
             rest = later;
             at = at.checked_add(count as u64).ok_or(err)?;
@@ -206,8 +212,10 @@ impl GuestRam {
         }
         let mut rest = data;
         let mut at = gra;
+        let mut words = [].iter();
         while !rest.is_empty() {
-            let (word, skip) = self.word_around(at).ok_or(err)?;
+            let word = self.next_word(&mut words, at).ok_or(err)?;
+            let skip = place_in_word(at);
             let count = 8usize.saturating_sub(skip).min(rest.len());
             let (now, later) = rest.split_at(count);
             if let Ok(whole) = <[u8; 8]>::try_from(now) {
@@ -236,11 +244,28 @@ impl GuestRam {
         Ok(())
     }
 
-    /// The word that holds the byte at `gra`, and the byte's place in it.
-    fn word_around(&self, gra: Gra) -> Option<(&'static AtomicU64, usize)> {
-        let skip = usize::try_from(gra.0 & 7).ok()?;
-        Some((self.word(Gra(gra.0 & !7)).ok()?, skip))
+    /// The word that holds the byte at `at`: the next of `words`, which run to the end of an extent, or the first of
+    /// the extent that follows. Extents are looked up once per run, not per word.
+    fn next_word(
+        &self,
+        words: &mut Iter<'static, AtomicU64>,
+        at: Gra,
+    ) -> Option<&'static AtomicU64> {
+        words.next().or_else(|| {
+            let (extent, offset) = self.find(at)?;
+            *words = extent
+                .memory
+                .get(usize::try_from(offset >> 3).ok()?..)?
+                .iter();
+            words.next()
+        })
     }
+}
+
+/// Where a byte lies in its doubleword.
+fn place_in_word(at: Gra) -> usize {
+    let [low, ..] = at.0.to_le_bytes();
+    usize::from(low & 7)
 }
 
 #[cfg(test)]
