@@ -275,6 +275,9 @@ pub fn copy_used(ram: &GuestRam, area: Area, bytes: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
+/// Elements that are remembered between the two phases.
+const FEW: usize = 16;
+
 /// Sets thread-scope elements: all of them or, when one is refused, none.
 ///
 /// # Errors
@@ -285,13 +288,24 @@ pub fn set_vcpu(
     purpose: Purpose,
     limits: &Limits<'_>,
 ) -> Result<(), Bad> {
-    for item in Items::new(bytes, purpose) {
-        item?.accepted(limits)?;
-    }
+    // Few elements are the rule, and are looked at once; a longer list is read again, with the same results.
+    let mut few = ArrayVec::<_, FEW>::new();
+    let mut more = false;
     for item in Items::new(bytes, purpose) {
         let item = item?;
-        item.element
-            .write(vcpu, item.number, item.accepted(limits)?);
+        let words = item.accepted(limits)?;
+        more |= few.try_push((item.element, item.number, words)).is_err();
+    }
+    if more {
+        for item in Items::new(bytes, purpose) {
+            let item = item?;
+            item.element
+                .write(vcpu, item.number, item.accepted(limits)?);
+        }
+    } else {
+        for (element, number, words) in few {
+            element.write(vcpu, number, words);
+        }
     }
     Ok(())
 }
@@ -364,11 +378,10 @@ impl Output {
     }
 
     /// The finished buffer.
-    #[must_use]
-    pub fn finish(mut self) -> ArrayVec<u8, OUTPUT_BYTES> {
+    pub fn finish(&mut self) -> &[u8] {
         if let Some(count) = self.bytes.first_chunk_mut() {
             *count = self.count.to_be_bytes();
         }
-        self.bytes
+        &self.bytes
     }
 }

@@ -291,10 +291,11 @@ impl Running {
             | Exit::InstructionStorage
             | Exit::EmulationAssist => false,
         };
-        let bytes = output(vcpu, exit, full);
+        let mut output = Output::new();
+        report(&mut output, vcpu, exit, full);
         let written = vcpu
             .output
-            .is_some_and(|area| env.ram.write(area.gra, &bytes).is_ok());
+            .is_some_and(|area| env.ram.write(area.gra, output.finish()).is_ok());
         self.give_back();
         if written {
             (0, exit as u64)
@@ -320,7 +321,7 @@ impl Running {
             _ => interrupt(self, env),
         };
         if verdict == Verdict::Resume {
-            if self.guest.is_dying() {
+            if self.guest.is_dying() || env.host.interrupt_pending() {
                 return Verdict::Leave(Exit::Interrupted);
             }
             let context = &mut self.vcpu.context;
@@ -334,11 +335,10 @@ impl Running {
 /// Cause in HFSCR of `msgsndp` and of access to DPDES or TIR.
 const FACILITY_MSGP: u64 = 0xa;
 
-/// Something interrupted the thread: does the partition need it?
+/// Something interrupted the thread, perhaps the run's own timer. An interrupt of the partition is looked for after
+/// every exit, and has precedence.
 fn interrupt<H: Host>(running: &Running, env: &Env<'_, H>) -> Verdict {
-    if env.host.interrupt_pending() {
-        Verdict::Leave(Exit::Interrupted)
-    } else if running.is_due(env) {
+    if running.is_due(env) && !env.host.interrupt_pending() {
         Verdict::Leave(Exit::Timer)
     } else {
         Verdict::Resume
@@ -412,9 +412,8 @@ fn fault_address(cause: Cause) -> Nra {
 }
 
 /// The output of an exit: what the document demands, and what Linux would ask for one by one (reference 3.4).
-fn output(vcpu: &Vcpu, exit: Exit, full: bool) -> impl core::ops::Deref<Target = [u8]> + use<> {
+fn report(out: &mut Output, vcpu: &Vcpu, exit: Exit, full: bool) {
     use element as e;
-    let mut out = Output::new();
     let (registers, gprs): (&[&'static e::Element], _) = match exit {
         Exit::Interrupted | Exit::Timer => (&[], 0..0),
         Exit::MachineCheck => (&[&e::NIA, &e::MSR], 0..0),
@@ -435,7 +434,6 @@ fn output(vcpu: &Vcpu, exit: Exit, full: bool) -> impl core::ops::Deref<Target =
         out.put(register, 0, vcpu);
     }
     out.put(&e::DEC_EXPIRY_TB, 0, vcpu);
-    out.finish()
 }
 
 impl Running {
