@@ -21,6 +21,7 @@ pub mod guest;
 pub mod invalidate;
 pub mod pool;
 pub mod quota;
+pub mod rule;
 pub mod run;
 pub mod shadow;
 pub mod vcpu;

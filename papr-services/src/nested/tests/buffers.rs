@@ -325,7 +325,7 @@ fn output_of_everything_that_an_exit_can_have_fits() {
             out.put(element, 0, vcpu);
             expected += 1;
         }
-        assert_eq!(parse(&out.finish()).len(), expected);
+        assert_eq!(parse(out.finish()).len(), expected);
     })
     .unwrap();
 }

@@ -940,3 +940,92 @@ fn hostile_inputs_are_answered() {
         )
         .unwrap();
 }
+
+/// `sc 1` with H_RPT_INVALIDATE, arguments from r4.
+fn invalidate(world: &World, running: &mut Running, args: [u64; 6]) -> (Verdict, u64) {
+    let gpr = &mut running.context().gpr;
+    gpr[3] = 0x448;
+    gpr[4..10].copy_from_slice(&args);
+    world.machine.flushes.borrow_mut().clear();
+    let verdict = world.verdict(running, 0xc00);
+    (verdict, running.context().gpr[3])
+}
+
+#[test]
+fn a_guest_invalidates_its_own_processes_here() {
+    let world = World::new();
+    let guest = world.ready();
+    let mut running = world.enter(guest, &[never(), (0x1021, double(0x2004))]);
+    let lpid = running.guest.lpid();
+    let all = [77, 1, 0xe, u64::MAX, 0, u64::MAX];
+    assert_eq!(invalidate(&world, &mut running, all), (Verdict::Resume, 0));
+    assert_eq!(
+        *world.machine.flushes.borrow(),
+        [Flush::Process {
+            lpid,
+            pid: 77,
+            what: ProcessFlush::All
+        }],
+        "its own LPID, not the partition's"
+    );
+    assert_eq!(running.context().nia, 0x2004);
+    let backwards = [77, 1, 2, 1, 0x2000, 0x1000];
+    assert_eq!(
+        invalidate(&world, &mut running, backwards),
+        (Verdict::Resume, HCode::H_P5.code().cast_unsigned())
+    );
+    // About a guest of its own, which only the partition can say something about.
+    let nested = [0x1001, 1, 0xf, u64::MAX, 0, u64::MAX];
+    assert_eq!(
+        invalidate(&world, &mut running, nested),
+        (Verdict::Leave(Exit::Hypercall), 0x448)
+    );
+    assert!(world.machine.flushes.borrow().is_empty());
+    // From problem state it is no call at all.
+    running.context().msr = KERNEL | Msr::PR.bits();
+    assert_eq!(
+        invalidate(&world, &mut running, all),
+        (Verdict::Resume, 0x448)
+    );
+    assert_eq!(running.context().srr0, 0x2000);
+    assert!(world.machine.flushes.borrow().is_empty());
+    world.leave(running, Exit::Interrupted);
+}
+
+#[test]
+fn the_partitions_hypercalls_are_not_served_for_its_guests() {
+    let world = World::new();
+    let guest = world.ready();
+    let mut running = world.enter(guest, &[never()]);
+    for number in [
+        0x460, 0x464, 0x470, 0x480, 0x488, 0xf800, 0xf804, 0xe0, 0x58, 0xf000, 0, !0,
+    ] {
+        running.context().gpr[3] = number;
+        assert_eq!(
+            world.verdict(&mut running, 0xc00),
+            Verdict::Leave(Exit::Hypercall),
+            "{number:#x}"
+        );
+    }
+    world.leave(running, Exit::Hypercall);
+}
+
+#[test]
+fn an_interrupt_that_rises_during_a_fault_ends_the_run() {
+    let world = World::new();
+    let guest = world.ready();
+    world.map(0x5000, 0x20_0000, Pte::READ | Pte::R);
+    let mut running = world.enter(guest, &[never(), (0x1022, double(KERNEL))]);
+    data_fault(running.context(), 0x5000, cause::NO_TRANSLATION);
+    world.machine.pending.set(true);
+    assert_eq!(
+        world.verdict(&mut running, 0xe00),
+        Verdict::Leave(Exit::Interrupted)
+    );
+    assert_eq!(
+        running.guest.shadow().installed().size_4k,
+        1,
+        "the fault is solved all the same"
+    );
+    world.leave(running, Exit::Interrupted);
+}
