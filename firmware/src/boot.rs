@@ -223,22 +223,20 @@ fn mode(inputs: &Inputs) -> Result<CommandLine, Fatal> {
 
 fn payload(inputs: &Inputs, plan: &Plan) -> Result<(Vec<Extent>, Payload), Fatal> {
     let ram = Ram::new(plan);
-    let mut extents = Vec::new();
-    for part in plan.partition_extents(MAX_EXTENTS)? {
+    let parts = plan.partition_extents(MAX_EXTENTS)?;
+    for part in &parts {
         log::info!(
             "partition {}..{:#x} is {}",
             part.gra,
             part.gra.0 + part.len,
             part.ra
         );
-        extents.extend(ram.extent(&part));
     }
-    let room = extents.first().map_or(0, Extent::len);
-    let payload = Payload::read(&ram, inputs.initrd.clone(), room)?;
-    log::info!(
-        "kernel up to {}, initrd {:x?}",
-        payload.kernel_end,
-        payload.initrd()
-    );
+    let payload = Payload::read(&ram, inputs.initrd.clone(), &parts)?;
+    log::info!("kernel up to {}", payload.kernel_end);
+    if let Some(initrd) = payload.initrd() {
+        log::info!("initrd at {:#x}..{:#x}", initrd.start, initrd.end);
+    }
+    let extents = parts.iter().filter_map(|part| ram.extent(part)).collect();
     Ok((extents, payload))
 }

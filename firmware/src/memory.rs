@@ -63,6 +63,16 @@ pub struct PartitionExtent {
     pub len: u64,
 }
 
+impl PartitionExtent {
+    /// Where the partition sees `range` of real addresses, if this extent has all of it.
+    #[must_use]
+    pub fn sees(&self, range: &Range<u64>) -> Option<Gra> {
+        let offset = range.start.checked_sub(self.ra.0)?;
+        let is_inside = range.end.checked_sub(self.ra.0)? <= self.len;
+        is_inside.then(|| self.gra.checked_add(offset))?
+    }
+}
+
 /// Why the memory does not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryError {
@@ -139,7 +149,7 @@ impl Plan {
     /// [`MemoryError`] but never `TooSmall`: that is the mode's business.
     pub fn new(mut ram: Vec<Region>, mut reserved: Vec<Range<u64>>) -> Result<Self, MemoryError> {
         ram.retain(|region| region.len > 0);
-        ram.sort_by_key(|region| region.base);
+        ram.sort_unstable_by_key(|region| region.base);
         let mut end = 0;
         let mut contiguous = 0;
         for &Region { base, len, .. } in &ram {
@@ -159,7 +169,7 @@ impl Plan {
             return Err(MemoryError::NoRoomForFirmware { found: contiguous });
         }
         reserved.retain(|range| range.start < range.end);
-        reserved.sort_by_key(|range| range.start);
+        reserved.sort_unstable_by_key(|range| range.start);
         let ours = [0..LOW_SIZE, FIRMWARE..PARTITION];
         for range in &reserved {
             if ours

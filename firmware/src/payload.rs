@@ -13,6 +13,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use isa::addr::Gra;
 use papr_services::guest_ram::GuestRam;
 
+use crate::memory::PartitionExtent;
+
 /// Where the kernel is loaded.
 pub const KERNEL_AREA: Range<u64> = 0x2000_0000..0x2800_0000;
 /// Where the lowest segment goes in the partition. Not 0: a kernel that copies itself down must not overlap the copy.
@@ -185,10 +187,13 @@ struct Segment {
 }
 
 /// Where the initrd is and goes.
+///
+/// It stays where it is when the partition sees that memory anyway: copying 100 MB costs more than all else in boot.
 #[derive(Clone, Copy, Debug)]
 struct Initrd {
-    loaded: Loaded,
-    /// Bytes; `loaded` may be up to 7 longer.
+    /// What to copy, `None` when it stays.
+    copied: Option<Loaded>,
+    /// Bytes; `copied` may be up to 7 longer.
     len: u64,
     gra: Gra,
 }
@@ -231,24 +236,25 @@ fn le64(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl Payload {
-    /// Checks what was loaded against a partition whose first extent has `room` bytes from guest address 0.
+    /// Checks what was loaded against a partition with this memory, whose first extent starts at guest address 0.
     ///
     /// # Errors
     /// What was found, so that one line can say what to do.
     pub fn read(
         memory: &impl Memory,
         initrd: Option<Range<u64>>,
-        room: u64,
+        extents: &[PartitionExtent],
     ) -> Result<Self, PayloadError> {
         let kernel = memory
             .loaded(KERNEL_AREA)
             .ok_or(PayloadError::NothingThere)?;
         let mut payload = Self::kernel(kernel)?;
+        let room = extents.first().map_or(0, |extent| extent.len);
         if payload.kernel_end.0 > TREE_AREA.start.min(room) {
             return Err(PayloadError::KernelTooLarge(payload.kernel_end.0));
         }
         if let Some(range) = initrd {
-            payload.initrd = Some(payload.check_initrd(memory, &range, room)?);
+            payload.initrd = Some(payload.check_initrd(memory, &range, extents)?);
         }
         Ok(payload)
     }
@@ -315,7 +321,7 @@ impl Payload {
                 address,
             ));
         }
-        parts.sort_by_key(|(segment, _)| segment.gra);
+        parts.sort_unstable_by_key(|(segment, _)| segment.gra);
         let lowest = parts
             .first()
             .map(|(segment, _)| segment.gra.0)
@@ -377,16 +383,11 @@ impl Payload {
         &self,
         memory: &impl Memory,
         range: &Range<u64>,
-        room: u64,
+        extents: &[PartitionExtent],
     ) -> Result<Initrd, PayloadError> {
         let misplaced = PayloadError::InitrdMisplaced(range.start, range.end);
-        let file_end = self
-            .segments
-            .iter()
-            .map(|s| s.offset + s.filled)
-            .max()
-            .unwrap_or(0)
-            + self.kernel.base;
+        let file_ends = self.segments.iter().map(|s| s.offset + s.filled);
+        let file_end = file_ends.max().unwrap_or(0) + self.kernel.base;
         if range.start < file_end && range.end > self.kernel.base {
             return Err(PayloadError::Overlap(file_end, range.start));
         }
@@ -395,15 +396,29 @@ impl Payload {
         }
         let loaded = memory.loaded(range.clone()).ok_or(misplaced)?;
         let len = range.end - range.start;
-        let gra = TREE_AREA.end.max(self.kernel_end.0.next_multiple_of(PAGE));
-        let left = room.saturating_sub(gra);
+        let low_end = TREE_AREA.end.max(self.kernel_end.0.next_multiple_of(PAGE));
+        let seen = extents.iter().find_map(|extent| extent.sees(range));
+        if let Some(gra) = seen
+            && gra.0 >= low_end
+            && gra.is_aligned(PAGE)
+        {
+            let copied = None;
+            return Ok(Initrd { copied, len, gra });
+        }
+        let room = extents.first().map_or(0, |extent| extent.len);
+        let left = room.saturating_sub(low_end);
         if len > left {
             return Err(PayloadError::InitrdTooLarge(len, left));
         }
+        // A copy must not overwrite what it copies.
+        let target = low_end..low_end.saturating_add(len);
+        if seen.is_some_and(|gra| gra.0 < target.end) {
+            return Err(misplaced);
+        }
         Ok(Initrd {
-            loaded,
+            copied: Some(loaded),
             len,
-            gra: Gra(gra),
+            gra: Gra(low_end),
         })
     }
 
@@ -414,7 +429,7 @@ impl Payload {
             .map(|initrd| initrd.gra.0..initrd.gra.0 + initrd.len)
     }
 
-    /// Copies kernel and initrd into the partition's memory.
+    /// Copies kernel and initrd into the partition's memory, as far as they are not there already.
     ///
     /// # Errors
     /// [`PayloadError::KernelTooLarge`] or [`PayloadError::InitrdTooLarge`] when `ram` is not what `read` was told.
@@ -432,7 +447,12 @@ impl Payload {
             let rest = segment.gra.0.saturating_add(segment.filled);
             clear(ram, Gra(rest), segment.size - segment.filled).ok_or(too_large)?;
         }
-        if let Some(Initrd { loaded, len, gra }) = self.initrd {
+        if let Some(Initrd {
+            copied: Some(loaded),
+            len,
+            gra,
+        }) = self.initrd
+        {
             copy(loaded, 0, len, ram, gra).ok_or(PayloadError::InitrdTooLarge(len, 0))?;
         }
         Ok(())

@@ -79,14 +79,15 @@ pub fn copy_tree(address: u64) -> Result<Vec<u8>, NoTree> {
     // SAFETY: below the firmware's block there is memory only (the smallest machine has 1 GiB), and nothing of ours above LOW_SIZE.
     let area = unsafe { words(address..address + largest) };
     let bytes = |count: usize| {
-        area.iter()
-            .take(count.div_ceil(8))
-            .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
-            .take(count)
+        let mut bytes = Vec::with_capacity(count.next_multiple_of(8));
+        for word in area.iter().take(count.div_ceil(8)) {
+            bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        bytes.truncate(count);
+        bytes
     };
-    let header: Vec<u8> = bytes(40).collect();
-    let size = fdt::claimed_size(&header).map_err(|error| NoTree::Broken(address, error))?;
-    Ok(bytes(size).collect())
+    let size = fdt::claimed_size(&bytes(40)).map_err(|error| NoTree::Broken(address, error))?;
+    Ok(bytes(size))
 }
 
 /// The memory of a machine whose plan has been checked.
@@ -116,12 +117,14 @@ impl<'a> Ram<'a> {
     /// Clears the image where it was loaded, if that was at 0, but for the part that keeps running there. Code there that
     /// branches out of that part by mistake then traps instead of running stale code.
     pub fn clear_loaded_image(&self, loaded_at: u64) {
-        /// Where the smallest leaf of a partition starts.
-        const END: u64 = 0x20_0000;
+        unsafe extern "C" {
+            static __image_end: u8;
+        }
         if loaded_at == 0 {
+            let size = (&raw const __image_end).expose_provenance() as u64 - FIRMWARE;
             // SAFETY: memory (the smallest machine has 1 GiB) that no object lies in: the image runs at its link address, the
             // threads that wait in the low copy wait below LOW_SIZE.
-            let rest = unsafe { words(LOW_SIZE..END) };
+            let rest = unsafe { words(LOW_SIZE..size.next_multiple_of(8).max(LOW_SIZE + 8)) };
             rest.iter()
                 .for_each(|word| word.store(0, Ordering::Relaxed));
         }

@@ -3,6 +3,14 @@ use isa::addr::Ra;
 use papr_services::guest_ram::Extent;
 use proptest::prelude::*;
 
+/// A partition that has `room` bytes from 0, and does not see the memory that things are loaded in.
+fn extents(room: u64) -> [PartitionExtent; 1] {
+    [PartitionExtent {
+        gra: Gra(0),
+        ra: Ra(1 << 30),
+        len: room,
+    }]
+}
 const ROOM: u64 = 0x1200_0000;
 
 /// A vmlinux in small: two segments (the second with bss), a section table at the end.
@@ -90,7 +98,7 @@ fn read(kernel: &[u8]) -> Result<Payload, PayloadError> {
             initrd: vec![],
         },
         None,
-        ROOM,
+        &extents(ROOM),
     )
 }
 
@@ -101,7 +109,12 @@ fn kernel_and_initrd_arrive_in_the_partition() {
         kernel: vmlinux(),
         initrd: initrd.clone(),
     };
-    let payload = Payload::read(&machine, Some(0x2800_0000..0x2800_0000 + 1003), ROOM).unwrap();
+    let payload = Payload::read(
+        &machine,
+        Some(0x2800_0000..0x2800_0000 + 1003),
+        &extents(ROOM),
+    )
+    .unwrap();
     assert_eq!(payload.entry, Gra(KERNEL_AT + 0x10));
     assert_eq!(payload.kernel_end, Gra(KERNEL_AT + 0x10003 + 0x1009));
     assert_eq!(payload.initrd(), Some(TREE_AREA.end..TREE_AREA.end + 1003));
@@ -197,8 +210,9 @@ fn an_initrd_must_fit_and_not_overlap() {
         kernel: vmlinux(),
         initrd: vec![0; initrd],
     };
-    let with =
-        |range: Range<u64>, room| Payload::read(&machine(16), Some(range), room).unwrap_err();
+    let with = |range: Range<u64>, room| {
+        Payload::read(&machine(16), Some(range), &extents(room)).unwrap_err()
+    };
     assert_eq!(
         with(0x2000_01c0..0x2000_0300, ROOM),
         PayloadError::Overlap(0x2000_01c5, 0x2000_01c0)
@@ -214,6 +228,41 @@ fn an_initrd_must_fit_and_not_overlap() {
     assert_eq!(
         with(0x2800_0000..0x2800_0010, 0x1000_0008),
         PayloadError::InitrdTooLarge(16, 8)
+    );
+}
+
+#[test]
+fn an_initrd_that_the_partition_sees_stays_where_it_is() {
+    let machine = Machine {
+        kernel: vmlinux(),
+        initrd: vec![0; 64],
+    };
+    let with = |gra, ra, len| {
+        let [first] = extents(ROOM);
+        let second = PartitionExtent {
+            gra: Gra(gra),
+            ra: Ra(ra),
+            len,
+        };
+        Payload::read(&machine, Some(0x2800_0000..0x2800_0040), &[first, second])
+    };
+    let seen = with(0xc020_0000, 0x20_0000, 0x2fe0_0000).unwrap();
+    assert_eq!(seen.initrd(), Some(0xe800_0000..0xe800_0040));
+    assert!(seen.initrd.unwrap().copied.is_none());
+    // Only half of it is there: it has to move.
+    let copied = with(0xc020_0000, 0x20_0000, 0x2fe0_0000 - 0x800_0000 + 0x20).unwrap();
+    assert_eq!(copied.initrd(), Some(TREE_AREA.end..TREE_AREA.end + 64));
+    assert!(copied.initrd.unwrap().copied.is_some());
+    // Where the kernel goes: neither can it stay nor be copied over itself.
+    let low = [PartitionExtent {
+        gra: Gra(0),
+        ra: Ra(0x2800_0000),
+        len: ROOM,
+    }];
+    let error = Payload::read(&machine, Some(0x2800_0000..0x2800_0040), &low).unwrap_err();
+    assert_eq!(
+        error,
+        PayloadError::InitrdMisplaced(0x2800_0000, 0x2800_0040)
     );
 }
 
