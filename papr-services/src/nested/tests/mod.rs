@@ -4,6 +4,7 @@ mod buffers;
 mod elements;
 mod life;
 mod runs;
+mod threads;
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
