@@ -1,0 +1,148 @@
+# The nested guest: an image for L2 real 0. Vectors tell L1 which interrupt came by a hypercall (r3 = vector,
+# r4 = SRR0, r5 = SRR1); the programs start at the addresses of guest.rs, with arguments in GPRs from L1.
+
+.section .l2, "ax"
+.globl l2_start
+l2_start:
+.macro l2_vector n
+    .org \n
+    li 3, \n
+    mfspr 4, 26
+    mfspr 5, 27
+    sc 1
+    b .
+.endm
+    l2_vector 0x100
+    l2_vector 0x200
+    l2_vector 0x300
+    l2_vector 0x380
+    l2_vector 0x400
+    l2_vector 0x480
+    l2_vector 0x500
+    l2_vector 0x600
+    l2_vector 0x700
+    l2_vector 0x800
+    l2_vector 0x900
+    l2_vector 0x980
+    l2_vector 0xa00
+    l2_vector 0xc00
+    l2_vector 0xd00
+    l2_vector 0xe00
+    l2_vector 0xe20
+    l2_vector 0xe40
+    l2_vector 0xe60
+    l2_vector 0xe80
+    l2_vector 0xea0
+    l2_vector 0xf00
+    l2_vector 0xf20
+    l2_vector 0xf40
+    l2_vector 0xf60
+    l2_vector 0xf80
+    .org 0x2000                         # SC
+    sc 1
+    b .
+    .org 0x2010                         # LOAD
+    ld 4, 0(5)
+    sc 1
+    b .
+    .org 0x2020                         # STORE
+    std 4, 0(5)
+    sc 1
+    b .
+    .org 0x2030                         # JUMP
+    mtctr 5
+    bctr
+    .org 0x2040                         # ILLEGAL
+    .long 0x00dddd00
+    sc 1
+    b .
+    .org 0x2080                         # ILLEGAL_PREFIXED
+    .long 0x07f00000
+    .long 0x00dddd00
+    sc 1
+    b .
+    .org 0x20a0                         # MSGSNDP
+    .long 0x7c00211c
+    sc 1
+    b .
+    .org 0x20b0                         # EBB
+    mfspr 4, 806
+    sc 1
+    b .
+    .org 0x20c0                         # LOOP
+    b .
+    .org 0x20d0                         # ENABLE: r6 says that it came this far
+    li 6, 0x77
+    mfmsr 7
+    ori 7, 7, 0x8000
+    mtmsrd 7, 1
+    b .
+    .org 0x2100                         # USER_SC: sc 1 at 0x2120 in problem state
+    mfmsr 7
+    ori 7, 7, 0x4000
+    mtspr 27, 7
+    li 7, 0x2120
+    mtspr 26, 7
+    rfid
+    .org 0x2120
+    sc 1
+    b .
+    .org 0x2140                         # CALL: a hypercall by L2, its answer in r4 of the next one
+    sc 1
+    mr 4, 3
+    li 3, 0x4244
+    sc 1
+    b .
+    .org 0x2160                         # TIMER: r5 ticks, then wait
+    mtdec 5
+    mfmsr 7
+    ori 7, 7, 0x8000
+    mtmsrd 7, 1
+    b .
+    .org 0x2180                         # SET_DEC: r5 ticks, then call
+    mtdec 5
+    sc 1
+    b .
+    .org 0x2190                         # READ_TB
+    mftb 4
+    mfdec 5
+    sc 1
+    b .
+    .org 0x21b0                         # HV_SPR: LPCR
+    mfspr 4, 318
+    sc 1
+    b .
+    .org 0x21c0                         # TOUCH: r6 loads from r5, r7 apart
+    mtctr 6
+1:  ld 4, 0(5)
+    add 5, 5, 7
+    bdnz 1b
+    sc 1
+    b .
+    .org 0x21e0                         # WRITE: r6 stores of r8 from r5, r7 apart
+    mtctr 6
+1:  std 8, 0(5)
+    add 5, 5, 7
+    bdnz 1b
+    sc 1
+    b .
+    .org 0x2200                         # CALLS: for ever
+    sc 1
+    b .-4
+    .org 0x2210                         # BHRB
+    .long 0x7c00035c                    # clrbhrb
+    sc 1
+    b .
+    .org 0x2220                         # SYSCALL: sc 0 and back
+    sc 0
+    b .
+    .org 0x2300                         # DUMP_LOAD: dump all, load all, call with what was loaded
+    dump_all
+    load_files
+    load_gprs
+    sc 1
+    b .
+    .org 0x4f00
+.globl l2_end
+l2_end:
+.text

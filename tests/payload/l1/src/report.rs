@@ -1,0 +1,130 @@
+//! Cases: one line each, counted. A case is `group/name` with what came and what should have come.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::console::Console;
+use crate::say;
+
+static PASSED: AtomicU32 = AtomicU32::new(0);
+static FAILED: AtomicU32 = AtomicU32::new(0);
+static SKIPPED: AtomicU32 = AtomicU32::new(0);
+
+/// A line collected before it is written, so that it costs as few calls as possible.
+pub(crate) struct Line {
+    bytes: [u8; 240],
+    used: usize,
+}
+
+impl Line {
+    /// An empty line.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: [0; 240],
+            used: 0,
+        }
+    }
+
+    /// Writes it with a newline.
+    pub(crate) fn flush(mut self) {
+        let _ = self.write_str("\r\n");
+        let text = core::str::from_utf8(self.bytes.get(..self.used).unwrap_or(&[]));
+        let _ = Console.write_str(text.unwrap_or("(not text)\r\n"));
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if let Some(slot) = self.bytes.get_mut(self.used) {
+                *slot = byte;
+                self.used += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Values that a case compares: printed as a code when small, else in hexadecimal.
+pub(crate) trait Shown: PartialEq + Copy {
+    /// Writes the value.
+    fn show(self, to: &mut Line);
+}
+
+impl Shown for i64 {
+    fn show(self, to: &mut Line) {
+        let _ = match papr_services::error::CODES.iter().find(|c| c.1 == self) {
+            Some((name, _)) => write!(to, "{self} ({name})"),
+            None => write!(to, "{self}"),
+        };
+    }
+}
+
+impl Shown for u64 {
+    fn show(self, to: &mut Line) {
+        let _ = write!(to, "{self:#x}");
+    }
+}
+
+impl Shown for bool {
+    fn show(self, to: &mut Line) {
+        let _ = write!(to, "{self}");
+    }
+}
+
+/// One case: `got` must equal `want`.
+pub(crate) fn case<T: Shown>(name: impl fmt::Display, got: T, want: T) -> bool {
+    one_of(name, got, &[want])
+}
+
+/// One case: `got` must be in `want` (where the contract leaves a choice).
+pub(crate) fn one_of<T: Shown>(name: impl fmt::Display, got: T, want: &[T]) -> bool {
+    if want.contains(&got) {
+        PASSED.fetch_add(1, Ordering::Relaxed);
+        say!("case {name} ok");
+        return true;
+    }
+    FAILED.fetch_add(1, Ordering::Relaxed);
+    let mut line = Line::new();
+    let _ = write!(line, "case {name} FAILED: got ");
+    got.show(&mut line);
+    let _ = line.write_str(", want ");
+    for (i, value) in want.iter().enumerate() {
+        if i > 0 {
+            let _ = line.write_str(" or ");
+        }
+        value.show(&mut line);
+    }
+    line.flush();
+    false
+}
+
+/// One case: a statement that must hold.
+pub(crate) fn holds(name: impl fmt::Display, statement: bool) -> bool {
+    case(name, statement, true)
+}
+
+/// A case that cannot be tried here, with the reason; it is counted apart.
+pub(crate) fn skip(name: impl fmt::Display, why: &str) {
+    SKIPPED.fetch_add(1, Ordering::Relaxed);
+    say!("case {name} skipped: {why}");
+}
+
+/// Counts a failure that has its own message (panic, unexpected interrupt).
+pub(crate) fn failure() {
+    FAILED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The last line.
+pub(crate) fn summary() {
+    let (passed, failed) = (
+        PASSED.load(Ordering::Relaxed),
+        FAILED.load(Ordering::Relaxed),
+    );
+    let skipped = SKIPPED.load(Ordering::Relaxed);
+    if skipped > 0 {
+        say!("cases: {skipped} skipped");
+    }
+    say!("cases: {passed} passed, {failed} failed");
+}
