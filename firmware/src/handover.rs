@@ -25,7 +25,7 @@ use crate::payload::Payload;
 /// Made once by the memory stage. What it holds at first is unspecified.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnMemory {
-    /// Where it lies, a multiple of 2 MiB.
+    /// Where it lies, a multiple of 16 MiB.
     pub ra: Ra,
     /// The memory, in memory order.
     pub words: &'static [AtomicU64],

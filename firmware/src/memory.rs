@@ -7,8 +7,8 @@
 //! | real address | use |
 //! |---|---|
 //! | 0 .. 64 KiB | vectors and guest exit code |
-//! | 64 KiB .. 2 MiB | unused: smaller than a leaf |
-//! | 2 MiB .. 768 MiB | before the hand-over: tree, kernel and initrd as loaded; then the partition's |
+//! | 64 KiB .. 16 MiB | unused: smaller than a memory block of the partition |
+//! | 16 MiB .. 768 MiB | before the hand-over: tree, kernel and initrd as loaded; then the partition's |
 //! | 768 MiB .. | image, then (from + 6 MiB) heap, memory console, thread blocks, (from 832 MiB) table pool |
 //! | 1 GiB .. | the partition's |
 #![forbid(unsafe_code)]
@@ -38,8 +38,9 @@ pub const LEAST: u64 = 2 << 30;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// Extents start and end at multiples of this, so that no 64 KiB leaves are needed.
-const UNIT: u64 = 2 * MIB;
+/// Extents start and end at multiples of this: the partition's tree describes memory in blocks of 16 MiB and would leave
+/// out what is in no whole one.
+const UNIT: u64 = 16 * MIB;
 
 /// A run of memory that the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -137,7 +137,7 @@ impl<'a> Ram<'a> {
         self.contains(&range).then(|| Extent {
             gra: extent.gra,
             ra: extent.ra,
-            // SAFETY: `contains` checked that the range is memory and none of ours; extents are multiples of 2 MiB.
+            // SAFETY: `contains` checked that the range is memory and none of ours; extents are multiples of 16 MiB.
             memory: unsafe { words(range) },
         })
     }
