@@ -479,7 +479,7 @@ proptest! {
 
     #[test]
     fn accepted_values_are_accepted_again_unchanged(value in values()) {
-        for (_, element, _) in ids().filter(|(_, e, _)| e.len == 8 && e.access == Access::RW) {
+        for element in TABLE.iter().filter(|e| e.len == 8 && e.access == Access::RW) {
             if let Some(once) = accept(element.rule, value) {
                 prop_assert_eq!(accept(element.rule, once), Some(once), "{}", element.name);
             }

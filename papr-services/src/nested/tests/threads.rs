@@ -179,7 +179,7 @@ impl Caller<'_> {
                 &[HCode::H_P2, HCode::H_BUSY],
             ),
             8 if self.below(20) == 0 => {
-                allowed(&self.nested.delete(&self.env, 1 << 63, 0), &[HCode::H_BUSY])
+                allowed(&self.nested.delete(&self.env, 1 << 63, 0), &[HCode::H_BUSY]);
             }
             9 => {
                 let bytes = gsb(&[(0x1003, [0; 8].to_vec())]);
