@@ -3,8 +3,6 @@
 //! The surprising fact: an hcall that gives the processor away ([`After::Cede`]) has its answer in r3 before the
 //! vCPU sleeps, so that whoever wakes it has nothing left to write.
 
-use alloc::boxed::Box;
-
 use isa::addr::Gra;
 use isa::context::{Changed, GuestContext};
 use isa::lpcr::Lpcr;
@@ -29,7 +27,7 @@ pub enum Next {
     /// H_SUCCESS, but first the vCPU waits for an interrupt.
     Cede,
     /// A vCPU of a nested guest runs first; the answer comes when it leaves.
-    Enter(Box<Running>),
+    Enter(Running),
     /// The vCPU stopped itself.
     Stopped,
     /// The partition ends.
@@ -53,7 +51,7 @@ pub enum After {
     /// [`Vcpu::is_wanted`]: crate::partition::Vcpu::is_wanted
     Cede,
     /// Enters a vCPU of a nested guest; when it leaves, [`Running::finish`] has the answer for r3 and r4.
-    Enter(Box<Running>),
+    Enter(Running),
     /// Waits until [`Partition::take_start`] has new registers for the vCPU.
     Stopped,
     /// Ends the partition.
@@ -171,7 +169,7 @@ pub fn serve<H: Host>(call: Hcall, vcpu: &mut GuestContext, id: u32, partition: 
             nested.set_state(env, flags, guest, vcpu, buffer, size)
         }
         Hcall::H_GUEST_RUN_VCPU { flags, guest, vcpu } => match nested.run(env, flags, guest, vcpu) {
-            Ok(Start::Enter(running)) => return Next::Enter(Box::new(running)),
+            Ok(Start::Enter(running)) => return Next::Enter(running),
             Ok(Start::Done(exit)) => Ok([exit as u64].into()),
             Err(refusal) => Err(refusal),
         },

@@ -3,7 +3,7 @@
 //! Surprising fact: console input is polled. Until the interrupt controller is driven, nothing else tells that a
 //! character came; [`Services::next_poll`] bounds how long a guest runs or sleeps before somebody looks.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::addr::Ra;
 use isa::timebase::Ticks;
@@ -31,9 +31,12 @@ impl Device for Machine {
     }
 }
 
-/// Hardware services for one partition.
-pub(super) struct Services {
+/// Hardware services for one partition, on the thread that runs its vCPU.
+pub(super) struct Services<'p> {
     machine: &'static Machine,
+    partition: &'p Partition,
+    /// The vCPU of the partition that this thread runs, or whose nested guest it runs.
+    vcpu_id: u32,
     terminal: SpinMutex<Terminal>,
     table: PartitionTable,
     is_qemu: bool,
@@ -41,20 +44,25 @@ pub(super) struct Services {
     offset: AtomicU64,
     /// When the console is looked at again.
     next_poll: AtomicU64,
-    /// The partition has an interrupt for the vCPU whose nested guest runs.
-    pending: AtomicBool,
 }
 
-impl Services {
-    pub(super) fn new(machine: &'static Machine, table: PartitionTable, is_qemu: bool) -> Self {
+impl<'p> Services<'p> {
+    pub(super) fn new(
+        machine: &'static Machine,
+        partition: &'p Partition,
+        vcpu_id: u32,
+        table: PartitionTable,
+        is_qemu: bool,
+    ) -> Self {
         Self {
             machine,
+            partition,
+            vcpu_id,
             terminal: SpinMutex::default(),
             table,
             is_qemu,
             offset: AtomicU64::new(0),
             next_poll: AtomicU64::new(0),
-            pending: AtomicBool::new(false),
         }
     }
 
@@ -71,12 +79,8 @@ impl Services {
         self.next_poll.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_interrupt_pending(&self, pending: bool) {
-        self.pending.store(pending, Ordering::Relaxed);
-    }
-
     /// Looks at the devices that nothing else tells about, when it is time to.
-    pub(super) fn poll(&self, partition: &Partition, now: u64) {
+    pub(super) fn poll(&self, now: u64) {
         if now.wrapping_sub(self.next_poll()).cast_signed() < 0 {
             return;
         }
@@ -92,12 +96,12 @@ impl Services {
         self.next_poll
             .store(now.wrapping_add(interval.0), Ordering::Relaxed);
         if has_input {
-            partition.console_input_arrived(self);
+            self.partition.console_input_arrived(self);
         }
     }
 }
 
-impl Host for Services {
+impl Host for Services<'_> {
     fn timebase(&self) -> u64 {
         timer::host_now(self.offset.load(Ordering::Relaxed))
     }
@@ -135,7 +139,7 @@ impl Host for Services {
     fn kick(&self, _vcpu: u32) {}
 
     fn interrupt_pending(&self) -> bool {
-        self.pending.load(Ordering::Relaxed)
+        self.partition.interrupt_pending(self.vcpu_id)
     }
 }
 

@@ -12,7 +12,7 @@ use isa::spr::{self, mfspr, mtspr};
 use log::{error, warn};
 use papr_services::nested::Env;
 use papr_services::nested::run::{Exit, Running, Verdict};
-use papr_services::partition::{Partition, Stop};
+use papr_services::partition::{Partition, Stop, Vcpu};
 use papr_services::serve::{After, hypercall};
 
 use super::exits::{PartitionExit, partition_exit};
@@ -21,18 +21,29 @@ use super::window::ExternalWindow;
 use super::{enter, idle, registers, timer};
 use crate::thread::Thread;
 
+/// A deadline that no run has.
+const NEVER: u64 = u64::MAX;
+
+/// A vCPU of a nested guest in its run.
+struct NestedTurn {
+    running: Running,
+    /// When the partition called, and when the guest's registers were in place.
+    called: u64,
+    started: u64,
+}
+
 /// Who holds the thread: whose special purpose registers are in the hardware.
 enum Resident {
     /// The partition's vCPU.
     Partition,
     /// A vCPU of one of its nested guests.
-    Nested(Running),
+    Nested(NestedTurn),
 }
 
 /// One hardware thread and what runs on it.
 pub(super) struct RunLoop<'m> {
     thread: &'m Thread,
-    host: &'m Services,
+    host: &'m Services<'m>,
     partition: &'m Partition,
     /// The vCPU of the partition that this thread runs.
     vcpu_id: u32,
@@ -50,7 +61,7 @@ impl<'m> RunLoop<'m> {
     /// A loop that starts with `vcpu`.
     pub(super) fn new(
         thread: &'m Thread,
-        host: &'m Services,
+        host: &'m Services<'m>,
         partition: &'m Partition,
         vcpu_id: u32,
         vcpu: GuestContext,
@@ -91,7 +102,7 @@ impl<'m> RunLoop<'m> {
     /// One turn with the partition on the thread.
     fn run_partition(&mut self) -> Option<Stop> {
         let now = self.now();
-        self.host.poll(self.partition, now);
+        self.host.poll(now);
         self.partition
             .prepare_entry(&mut self.vcpu, self.vcpu_id, self.host);
         let mut waits = self.partition.interrupt_pending(self.vcpu_id);
@@ -121,7 +132,7 @@ impl<'m> RunLoop<'m> {
                 match hypercall(&mut self.vcpu, self.vcpu_id, self.partition, self.host) {
                     After::Resume => {}
                     After::Cede => self.cede(),
-                    After::Enter(running) => self.make_nested_resident(*running),
+                    After::Enter(running) => self.make_nested_resident(running),
                     After::Stopped => {
                         error!(
                             "the partition's only vCPU stopped itself and nothing is left to start it"
@@ -147,18 +158,17 @@ impl<'m> RunLoop<'m> {
     /// One turn with a nested guest on the thread.
     fn run_nested(&mut self) -> Option<Stop> {
         let now = self.now();
-        self.host.poll(self.partition, now);
-        self.host
-            .set_interrupt_pending(self.partition.interrupt_pending(self.vcpu_id));
-        let Resident::Nested(running) = &mut self.resident else {
+        self.host.poll(now);
+        let Resident::Nested(NestedTurn { running, .. }) = &mut self.resident else {
             return None;
         };
         let wanted = running.wants_external_window();
         let deadline = running.deadline();
         self.window.set(&mut running.vcpu.context, wanted);
-        let until = match deadline.wrapping_sub(self.host.next_poll()).cast_signed() {
-            ..0 => deadline,
-            _ => self.host.next_poll(),
+        let poll = self.host.next_poll();
+        let until = match deadline.wrapping_sub(poll).cast_signed() {
+            ..0 if deadline != NEVER => deadline,
+            _ => poll,
         };
         if self.armed != until {
             timer::arm(until, now);
@@ -190,28 +200,33 @@ impl<'m> RunLoop<'m> {
 
     /// Puts a nested guest on the thread, in place of the partition.
     fn make_nested_resident(&mut self, mut running: Running) {
-        let now = self.now();
+        let called = self.now();
         self.window.set(&mut self.vcpu, false);
-        registers::store_resident(&mut self.vcpu, now);
+        registers::store_resident(&mut self.vcpu, called);
         let context = &mut running.vcpu.context;
         registers::load_resident(context, running.guest.lpid(), &mut self.offset);
         self.publish_offset();
-        timer::load_decrementer(context.lpcr, context.dec_expiry, now);
-        self.resident = Resident::Nested(running);
+        let started = self.now();
+        timer::load_decrementer(context.lpcr, context.dec_expiry, started);
+        self.resident = Resident::Nested(NestedTurn {
+            running,
+            called,
+            started,
+        });
     }
 
     /// Gives the thread back to the partition, whose H_GUEST_RUN_VCPU returns.
     fn leave_nested(&mut self, exit: Exit) {
-        let Resident::Nested(mut running) =
-            core::mem::replace(&mut self.resident, Resident::Partition)
+        let Resident::Nested(turn) = core::mem::replace(&mut self.resident, Resident::Partition)
         else {
             return;
         };
+        let mut running = turn.running;
         let context = &mut running.vcpu.context;
         self.window.set(context, false);
         let (purr, spurr, ic) = (context.purr, context.spurr, context.ic);
-        let now = timer::host_now(self.offset);
-        registers::store_resident(context, now);
+        let left = timer::host_now(self.offset);
+        registers::store_resident(context, left);
         // What the nested guest used counts as used by the partition, too.
         self.vcpu.purr = self.vcpu.purr.wrapping_add(context.purr.wrapping_sub(purr));
         self.vcpu.spurr = self
@@ -228,6 +243,12 @@ impl<'m> RunLoop<'m> {
         let (r3, r4) = running.finish(exit, &env);
         let [_, _, _, code, reason, ..] = &mut self.vcpu.gpr;
         (*code, *reason) = (r3, r4);
+        self.partition.count_nested_run(
+            self.vcpu_id,
+            turn.started.wrapping_sub(turn.called),
+            self.now().wrapping_sub(left),
+            left.wrapping_sub(turn.started),
+        );
     }
 
     fn make_partition_resident(&mut self) {
@@ -254,11 +275,11 @@ impl<'m> RunLoop<'m> {
         let expiry = timer::decrementer_expiry(self.vcpu.lpcr, self.now());
         loop {
             let now = self.now();
-            self.host.poll(self.partition, now);
+            self.host.poll(now);
             let wanted = self
                 .partition
                 .vcpu(self.vcpu_id.into())
-                .is_some_and(|v| v.take_prod() || v.is_wanted());
+                .is_some_and(Vcpu::is_wanted);
             if wanted
                 || self.partition.interrupt_pending(self.vcpu_id)
                 || expiry.wrapping_sub(now).cast_signed() < 0

@@ -125,7 +125,7 @@ fn run(handover: Handover) -> Result<Stop, StartError> {
     );
     describe(&partition, &handover)?;
 
-    let services = Services::new(handover.machine, table, is_qemu);
+    let services = Services::new(handover.machine, &partition, 0, table, is_qemu);
     let entry = handover.payload.entry;
     let vcpu = partition.boot_context(entry, Gra(KERNEL_AT), DEVICE_TREE);
     let megabytes: u64 = partition.ram.extents().iter().map(|e| e.len() >> 20).sum();
