@@ -126,9 +126,6 @@ impl<'m> RunLoop<'m> {
         }
         match partition_exit(&mut self.vcpu) {
             PartitionExit::Hypercall => {
-                // H_GUEST_RUN_VCPU asks: what the nested guest's turns left is old by now.
-                self.host
-                    .set_interrupt_pending(self.partition.interrupt_pending(self.vcpu_id));
                 match hypercall(&mut self.vcpu, self.vcpu_id, self.partition, self.host) {
                     After::Resume => {}
                     After::Cede => self.cede(),
