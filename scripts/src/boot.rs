@@ -177,11 +177,11 @@ impl Choice {
                         "kvm-hv, nested v2".to_owned(),
                         "NIDUS-L1-KVM api=v2".to_owned(),
                     )]);
-                    steps.push(each("userland", &|id| {
-                        format!("NIDUS-L2-USERLAND id={id} ")
-                    }));
-                    let up = format!("NIDUS-L1-L2S-UP count={} ", self.l2);
-                    steps.push(vec![(format!("all L2s up ({})", self.l2), up)]);
+                    // The consoles of the L2s go through a pipe, so L1 may say first that they are up.
+                    let mut up = each("userland", &|id| format!("NIDUS-L2-USERLAND id={id} "));
+                    let count = format!("NIDUS-L1-L2S-UP count={} ", self.l2);
+                    up.push((format!("all L2s up ({})", self.l2), count));
+                    steps.push(up);
                     steps.push(each("off", &|id| format!("NIDUS-L1-DONE id={id} status=0")));
                 }
             }

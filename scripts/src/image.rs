@@ -3,7 +3,6 @@
 //! The surprise: the prebuilt `core` uses vector registers even for copies, which an OPAL call must not touch, so
 //! `core` and `alloc` are compiled anew for our own target file.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,52 +40,37 @@ pub fn firmware() -> Result<Image> {
 
 /// Builds one program for the bare target and returns its ELF file.
 pub fn build(package: &str, binary: &str) -> Result<PathBuf> {
-    let file = repository().join(TARGET);
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    command::shown(
-        Command::new(cargo)
-            .current_dir(repository())
-            .env("RUSTC_BOOTSTRAP", "1")
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--package",
-                package,
-                "--bin",
-                binary,
-            ])
-            .args([
-                "-Zbuild-std=core,alloc",
-                "-Zbuild-std-features=compiler-builtins-mem",
-                "-Zjson-target-spec",
-            ])
-            .arg("--target")
-            .arg(&file)
-            .arg("--target-dir")
-            .arg(target()),
-    )
-    .with_context(|| format!("{package} cannot be built for the bare target"))?;
-    let name = file.file_stem().unwrap_or(OsStr::new("")).to_owned();
+    command::shown(&mut bare("build", package, binary))
+        .with_context(|| format!("{package} cannot be built for the bare target"))?;
+    let name = Path::new(TARGET).file_stem().unwrap_or_default();
     Ok(target().join(name).join("release").join(binary))
 }
 
-/// Returns the packages in the directories under `place` (relative to the repository), in the order of their names.
-pub fn packages_in(place: &str) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(repository().join(place))
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .filter_map(|entry| fs::read_to_string(entry.path().join("Cargo.toml")).ok())
-        .filter_map(|text| package_name(&text))
-        .collect();
-    names.sort();
-    names
-}
-
-fn package_name(manifest: &str) -> Option<String> {
-    let line = manifest.lines().find(|line| line.starts_with("name"))?;
-    Some(line.split('"').nth(1)?.to_owned())
+/// A cargo command for one program and the bare target.
+pub fn bare(verb: &str, package: &str, binary: &str) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(repository())
+        .env("RUSTC_BOOTSTRAP", "1")
+        .args([
+            verb,
+            "--quiet",
+            "--release",
+            "--package",
+            package,
+            "--bin",
+            binary,
+        ])
+        .args([
+            "-Zbuild-std=core,alloc",
+            "-Zbuild-std-features=compiler-builtins-mem",
+            "-Zjson-target-spec",
+        ])
+        .arg("--target")
+        .arg(repository().join(TARGET))
+        .arg("--target-dir")
+        .arg(target());
+    cargo
 }
 
 /// Writes a file so that nobody sees half of it; one that is already the same is left alone.
@@ -108,9 +92,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn package_name_is_the_first_name() {
-        let text = "[package]\nname = \"l1-payload\"\n[[bin]]\nname = \"other\"\n";
-        assert_eq!(package_name(text).as_deref(), Some("l1-payload"));
-        assert_eq!(package_name("[package]\n"), None);
+    fn a_file_is_replaced_only_when_it_differs() {
+        let path = std::env::temp_dir().join(format!("nidus-image-{}", std::process::id()));
+        replace(&path, b"one").expect("written");
+        let first = fs::metadata(&path)
+            .expect("there")
+            .modified()
+            .expect("known");
+        replace(&path, b"one").expect("left alone");
+        assert_eq!(
+            fs::metadata(&path)
+                .expect("there")
+                .modified()
+                .expect("known"),
+            first
+        );
+        replace(&path, b"two").expect("written");
+        assert_eq!(fs::read(&path).expect("there"), b"two");
+        fs::remove_file(path).expect("removed");
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod cases;
+pub mod check;
 pub mod command;
 pub mod console;
 pub mod counters;
@@ -24,3 +25,4 @@ pub mod setup;
 pub mod table;
 pub mod test;
 pub mod tools;
+mod wrong;

@@ -1,0 +1,120 @@
+//! The guard on the image: no vector or floating-point instruction outside of the routines that switch a guest's
+//! registers.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use elf::ElfBytes;
+use elf::abi::{SHF_EXECINSTR, SHT_PROGBITS, STT_FUNC};
+use elf::endian::LittleEndian;
+
+use super::instructions;
+
+/// The routines that load and store a guest's vector-scalar registers (firmware/src/hypervisor/enter.S).
+const ALLOWED: [&str; 2] = ["guest_load_vsrs", "guest_store_vsrs"];
+
+/// Where the processor starts in big-endian mode (firmware/src/entry/head.S), and how long it stays there.
+const ENTRY: &str = "_start";
+const BIG_ENDIAN: u64 = 0x20;
+
+/// A named piece of code.
+struct Function {
+    name: String,
+    start: u64,
+    end: u64,
+}
+
+/// Returns a problem for each place with a forbidden instruction, and the number of instructions looked at.
+pub fn check(file: &Path) -> Result<(Vec<String>, usize)> {
+    let bytes = fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(&bytes)?;
+    let functions = functions(&elf)?;
+    for name in ALLOWED {
+        if !functions
+            .iter()
+            .any(|function| function.name == name && function.start < function.end)
+        {
+            bail!(
+                "{} has no routine {name} with a size: the guard's list is not up to date",
+                file.display()
+            );
+        }
+    }
+    let (symbols, names) = elf.symbol_table()?.context("no symbols")?;
+    let entry = symbols.iter().find(|symbol| {
+        usize::try_from(symbol.st_name)
+            .is_ok_and(|at| names.get(at).is_ok_and(|name| name == ENTRY))
+    });
+    let entry = entry
+        .with_context(|| format!("{} has no symbol {ENTRY}", file.display()))?
+        .st_value;
+    let mut problems = Vec::new();
+    let mut looked_at = 0;
+    for header in elf.section_headers().context("no sections")? {
+        if header.sh_type != SHT_PROGBITS || header.sh_flags & u64::from(SHF_EXECINSTR) == 0 {
+            continue;
+        }
+        let (code, _) = elf.section_data(&header)?;
+        looked_at += code.len() / 4;
+        for found in instructions::vector_or_float(&in_one_order(code, header.sh_addr, entry)) {
+            let address = header.sh_addr + found.offset as u64;
+            let inside = functions
+                .iter()
+                .find(|function| (function.start..function.end).contains(&address));
+            let name = inside.map_or("outside of any function", |function| function.name.as_str());
+            if !ALLOWED.contains(&name) {
+                problems.push(format!(
+                    "{address:#x} {name}: {:#010x} uses a vector or floating-point register",
+                    found.word
+                ));
+            }
+        }
+    }
+    if looked_at == 0 {
+        bail!("{} holds no code", file.display());
+    }
+    Ok((problems, looked_at))
+}
+
+/// Returns the code with the words of the big-endian entry turned round.
+fn in_one_order(code: &[u8], address: u64, entry: u64) -> Vec<u8> {
+    let mut code = code.to_vec();
+    for (index, word) in code.chunks_exact_mut(4).enumerate() {
+        if (entry..entry + BIG_ENDIAN).contains(&(address + 4 * index as u64)) {
+            word.reverse();
+        }
+    }
+    code
+}
+
+fn functions(elf: &ElfBytes<'_, LittleEndian>) -> Result<Vec<Function>> {
+    let (symbols, names) = elf.symbol_table()?.context("no symbols")?;
+    let mut functions = Vec::new();
+    for symbol in symbols
+        .iter()
+        .filter(|symbol| symbol.st_symtype() == STT_FUNC)
+    {
+        functions.push(Function {
+            name: names.get(usize::try_from(symbol.st_name)?)?.to_owned(),
+            start: symbol.st_value,
+            end: symbol.st_value.saturating_add(symbol.st_size),
+        });
+    }
+    Ok(functions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_words_of_the_entry_are_turned_round() {
+        let code: Vec<u8> = (0..64).collect();
+        let turned = in_one_order(&code, 0x100, 0x110);
+        assert_eq!(turned[..0x10], code[..0x10]);
+        assert_eq!(turned[0x10..0x14], [0x13, 0x12, 0x11, 0x10]);
+        assert_eq!(turned[0x2c..0x30], [0x2f, 0x2e, 0x2d, 0x2c]);
+        assert_eq!(turned[0x30..], code[0x30..]);
+    }
+}
