@@ -392,4 +392,33 @@ mod tests {
         assert_eq!(read(&blob).unwrap().cores.len(), 2);
         assert_eq!(read(&damaged).unwrap().cores.len(), 1);
     }
+
+    proptest::proptest! {
+        /// The whole way of hostile bytes through boot's pure stages.
+        #[test]
+        fn a_damaged_tree_never_panics(damage in proptest::collection::vec((0usize..2000, proptest::prelude::any::<u8>()), 1..8)) {
+            let mut blob = powernv(|blob| {
+                memory_and_cpu(blob);
+                blob.reserved.push((0x100_0000, 0x1000));
+                blob.begin("chosen").text("bootargs", "nidus.mode=papr quiet");
+                blob.wide("linux,initrd-start", &[0x2800_0000]).wide("linux,initrd-end", &[0x2800_1000]).end();
+                blob.begin("reserved-memory").cells("#address-cells", &[2]).cells("#size-cells", &[2]);
+                blob.begin("x@1").wide("reg", &[0x5000_0000, 0x1_0000]).end().end();
+            });
+            for (at, value) in damage {
+                let length = blob.len();
+                blob[at % length] = value;
+            }
+            if let Ok(tree) = Fdt::new(&blob)
+                && let Ok(inputs) = Inputs::read(tree)
+            {
+                let _ = (inputs.threads(), crate::command_line::CommandLine::parse(&inputs.bootargs));
+                if let Ok(plan) = crate::memory::Plan::new(inputs.ram, inputs.reserved) {
+                    let extents = plan.partition_extents(16).unwrap_or_default();
+                    let range = inputs.initrd.unwrap_or_default();
+                    let _ = extents.iter().find_map(|extent| extent.sees(&range));
+                }
+            }
+        }
+    }
 }
