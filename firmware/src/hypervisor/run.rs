@@ -268,7 +268,7 @@ impl<'m> RunLoop<'m> {
     }
 
     /// Waits for a reason to go on: an interrupt for the vCPU, its decrementer, or a prod.
-    fn cede(&mut self) {
+    fn cede(&self) {
         let expiry = timer::decrementer_expiry(self.vcpu.lpcr, self.now());
         loop {
             let now = self.now();

@@ -40,8 +40,8 @@ impl ExternalWindow {
                     isa::barrier::sync();
                     // SAFETY: a doorbell to this thread; it is taken by the guest exit path.
                     unsafe {
-                        core::arch::asm!(".long 0x7c00019c | ({0} << 11)", in(reg) target, options(nostack))
-                    };
+                        core::arch::asm!(".long 0x7c00019c | ({0} << 11)", in(reg) target, options(nostack));
+                    }
                 } else {
                     clear();
                 }
@@ -62,6 +62,6 @@ impl ExternalWindow {
 fn clear() {
     // SAFETY: drops a doorbell of this thread that nobody waits for any more.
     unsafe {
-        core::arch::asm!(".long 0x7c0001dc | ({0} << 11)", in(reg) HYPERVISOR_DOORBELL, options(nostack))
-    };
+        core::arch::asm!(".long 0x7c0001dc | ({0} << 11)", in(reg) HYPERVISOR_DOORBELL, options(nostack));
+    }
 }

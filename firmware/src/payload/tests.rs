@@ -1,3 +1,5 @@
+//! What kernels and initrds are taken, and where they go.
+
 use super::*;
 use isa::addr::Ra;
 use papr_services::guest_ram::Extent;

@@ -1,3 +1,5 @@
+//! The console calls against a fake device, good and hostile arguments alike.
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::vec::Vec;
