@@ -249,12 +249,7 @@ impl Guest {
 
     /// Runs on: the exit reason, or the refusal as a negative number.
     pub(crate) fn run(&self) -> i64 {
-        let ret = run(self.id);
-        if ret.code() == 0 {
-            ret.r(4).cast_signed()
-        } else {
-            ret.code()
-        }
+        self.run_vcpu(0)
     }
 
     /// An element of the run output.
@@ -274,6 +269,16 @@ impl Guest {
     #[must_use]
     pub(crate) fn element(&self, id: u16) -> u64 {
         self.output(id).unwrap_or_else(|| get(self.id, 0, id))
+    }
+
+    /// Runs another vCPU.
+    pub(crate) fn run_vcpu(&self, vcpu: u64) -> i64 {
+        let ret = hcall(H_GUEST_RUN_VCPU, [0, self.id, vcpu]);
+        if ret.code() == 0 {
+            ret.r(4).cast_signed()
+        } else {
+            ret.code()
+        }
     }
 
     /// Deletes it.

@@ -142,6 +142,26 @@ l2_start:
     load_gprs
     sc 1
     b .
+# Where AIL = 3 sends interrupts: r3 is 0x4000 more.
+.macro l2_relocated n
+    .org 0x4000 + \n
+    li 3, 0x4000 + \n
+    mfspr 4, 26
+    mfspr 5, 27
+    mfspr 6, 19
+    sc 1
+    b .
+.endm
+    l2_relocated 0x300
+    l2_relocated 0x380
+    l2_relocated 0x400
+    l2_relocated 0x480
+    l2_relocated 0x500
+    l2_relocated 0x700
+    l2_relocated 0x900
+    l2_relocated 0xa00
+    l2_relocated 0xc00
+    l2_relocated 0xd00
     .org 0x4f00
 .globl l2_end
 l2_end:

@@ -12,6 +12,8 @@ mod nested_entry;
 mod nested_registers;
 mod nested_run;
 mod nested_state;
+mod nested_switch;
+mod nested_translated;
 mod nested_values;
 mod rtas;
 mod shadow;
@@ -52,6 +54,8 @@ const GROUPS: &[Group] = &[
     group("nested-run", nested_run::run),
     group("nested-entry", nested_entry::run),
     group("nested-registers", nested_registers::run),
+    group("nested-switch", nested_switch::run),
+    group("nested-translated", nested_translated::run),
     group("shadow", shadow::run),
     group("shadow-rights", shadow_rights::run),
     group("invalidate", invalidate::run),

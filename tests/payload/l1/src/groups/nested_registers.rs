@@ -13,8 +13,8 @@ use crate::start::Machine;
 use papr_services::table::number::H_GUEST_RUN_VCPU;
 
 /// L2's areas as L1 sees them.
-const L2_DUMP: u64 = layout::L2_MEMORY + DUMP;
-const L2_LOAD: u64 = layout::L2_MEMORY + LOAD;
+pub(super) const L2_DUMP: u64 = layout::L2_MEMORY + DUMP;
+pub(super) const L2_LOAD: u64 = layout::L2_MEMORY + LOAD;
 
 pub(super) fn run(_: &Machine) {
     if !setup() {
@@ -30,10 +30,10 @@ pub(super) fn run(_: &Machine) {
     nothing_of_l1();
 }
 
-/// Puts the patterns of `seed` into every element.
-fn set_patterns(g: &Guest, seed: u64) -> i64 {
-    let code = g.prepare(0, program::DUMP_LOAD);
-    let set = guest::set_with(0, g.id, 0, |w| {
+/// Puts the patterns of `seed` into every element of a vCPU.
+pub(super) fn set_patterns(g: &Guest, vcpu: u64, seed: u64) -> i64 {
+    let code = g.prepare(vcpu, program::DUMP_LOAD);
+    let set = guest::set_with(0, g.id, vcpu, |w| {
         for n in 0..32 {
             w.u64(id::GPR0 + n as u16, gpr_value(seed, n));
         }
@@ -51,7 +51,7 @@ fn set_patterns(g: &Guest, seed: u64) -> i64 {
 /// L2 dumps what it was given.
 fn set_by_l1(g: &Guest) {
     registers::fill(L2_LOAD, 22);
-    case("nested-registers/set", set_patterns(g, 11), 0);
+    case("nested-registers/set", set_patterns(g, 0, 11), 0);
     case("nested-registers/run", g.run(), 0xc00);
     for n in 0..32 {
         let (got, want) = (registers::gpr(L2_DUMP, n), gpr_value(11, n));

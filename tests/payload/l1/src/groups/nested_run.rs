@@ -1,17 +1,19 @@
 //! A tiny L2 through each exit reason of nested.md 3.3, with the elements that come with it (3.4).
 
 use isa::lpcr::{Hfscr, Lpcr};
-use isa::msr::Msr;
+use isa::msr::{Msr, TRANSACTION_BITS};
 use papr_services::table::number::{H_CPPR, H_GUEST_CREATE, H_IPI, H_RPT_INVALIDATE};
 
 use super::nested_args::{guest_or_fail, setup};
 use crate::elements::id;
+use crate::gsb::Writer;
 use crate::guest::{self, GUEST_WIDE, Guest, L2_HFSCR, L2_MSR, OUTPUT_SIZE, program};
 use crate::hcall::hcall;
+use crate::low::DUMP;
 use crate::mem::layout::{L2_MEMORY, RUN_OUTPUT};
 use crate::report::{case, holds, one_of, skip};
 use crate::start::Machine;
-use crate::{gsb, probe, radix};
+use crate::{gsb, mem, probe, radix, registers};
 
 /// Not mapped in L2.
 const HOLE: u64 = 0x4000_0000;
@@ -38,6 +40,7 @@ pub(super) fn run(machine: &Machine) {
     problem_state(&g);
     own_hypercalls(&g);
     resumes(&g);
+    buffers(&g);
     case("nested-run/delete", g.end(), 0);
 }
 
@@ -400,4 +403,61 @@ fn resumes(g: &Guest) {
     );
     let kept = guest::get_with(GUEST_WIDE, g.id, 0, id::TB_OFFSET).unwrap_or(1);
     case("nested-run/tb-offset-kept", kept, 0);
+}
+
+/// Odd run buffers, and timers at the ends of their range.
+fn buffers(g: &Guest) {
+    let place = |input: u64, output: u64| {
+        guest::set_with(0, g.id, 0, |w| {
+            w.words(id::RUN_INPUT, &[input, 4096])
+                .words(id::RUN_OUTPUT, &[output, OUTPUT_SIZE]);
+        })
+        .code()
+    };
+    // One buffer for both: it is read before it is written.
+    case("nested-run/same-buffer", place(RUN_OUTPUT, RUN_OUTPUT), 0);
+    let code = g.prepare(0, program::SC);
+    case("nested-run/same-buffer-prepare", code, 0);
+    Writer::new(RUN_OUTPUT).u64(GPR3, 0x4321);
+    case("nested-run/same-buffer-run", g.run(), 0xc00);
+    case("nested-run/same-buffer-r3", g.gpr(3), 0x4321);
+    holds(
+        "nested-run/same-buffer-output",
+        gsb::parses(RUN_OUTPUT, OUTPUT_SIZE),
+    );
+    // Over L2's own memory, and at an odd address across pages.
+    let odd = L2_MEMORY + 0x6_0fff;
+    mem::write32(odd + 0x8000, 0);
+    case("nested-run/odd-buffers", place(odd + 0x8000, odd), 0);
+    mem::fill(odd, OUTPUT_SIZE, 0xa7);
+    case(
+        "nested-run/odd-buffers-run",
+        g.start(program::SC, &[]),
+        0xc00,
+    );
+    holds(
+        "nested-run/odd-buffers-output",
+        gsb::parses(odd, OUTPUT_SIZE),
+    );
+    let used = gsb::iterate(odd, OUTPUT_SIZE)
+        .last()
+        .map_or(4, |(_, len, value)| value + u64::from(len) - odd);
+    let padding = (used..OUTPUT_SIZE).all(|i| mem::read8(odd + i) == 0xa7);
+    holds("nested-run/padding-untouched", padding);
+    case("nested-run/buffers-back", g.set_buffers(0), 0);
+    let now = probe::time_base();
+    for (name, dec) in [
+        ("dec-far-future", now.wrapping_add(1 << 62)),
+        ("dec-far-past", now.wrapping_sub(1 << 62)),
+        ("dec-lowest", 1 << 63),
+        ("dec-all-ones", u64::MAX),
+    ] {
+        exit(g, name, program::SC, &[(id::DEC_EXPIRY, dec)], 0xc00);
+    }
+    // Nothing of what L1 may not give gets into L2's MSR.
+    let msr = L2_MSR.bits() | 0x783f_0000 | TRANSACTION_BITS;
+    if exit(g, "msr", program::DUMP_LOAD, &[(id::MSR, msr)], 0xc00) {
+        let seen = registers::special(L2_MEMORY + DUMP, registers::MSR);
+        case("nested-run/msr-seen", seen, L2_MSR.bits());
+    }
 }
