@@ -3,6 +3,7 @@
 //! Everything here runs on the host and may use `std`; decisions are pure functions with tests, and processes and
 //! files are at the edge. The shell files beside `src` only call this crate.
 
+pub mod bench;
 pub mod boot;
 pub mod cases;
 pub mod check;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use scripts::tools::Tools;
-use scripts::{check, image, run, setup, test};
+use scripts::{bench, check, image, run, setup, test};
 
 #[derive(Parser)]
 #[command(name = "nidus", about = "Set up, run, test, build and check Nidus")]
@@ -22,6 +22,8 @@ enum Verb {
     Image,
     /// Boot Linux on the firmware, up to a guest of a guest
     Run(Box<run::Options>),
+    /// Figures under a clock of one nanosecond per instruction
+    Bench(bench::Options),
     /// Format, lints and guards
     Check,
     /// Test on this machine and in QEMU
@@ -60,6 +62,7 @@ fn work(verb: Verb) -> Result<bool> {
             Ok(true)
         }
         Verb::Run(options) => run::run(&tools, *options),
+        Verb::Bench(options) => bench::run(&tools, &options),
         Verb::Check => check::run(&tools),
         Verb::Test(options) => test::run(&tools, &options),
     }
