@@ -122,8 +122,8 @@ codes! {
     H_GUEST_VCPU_STATE_NOT_HV_OWNED = -87;
 }
 
-/// Most outputs any call has (r4 to r12).
-pub const MAX_OUTPUTS: usize = 9;
+/// Most outputs any served call has, from r4. The convention allows nine (to r12); a short array is cheap to move.
+pub const MAX_OUTPUTS: usize = 4;
 
 /// Output registers from r4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

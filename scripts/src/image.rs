@@ -43,8 +43,11 @@ pub fn build(package: &str, binary: &str) -> Result<PathBuf> {
     command::shown(&mut bare("build", package, binary))
         .with_context(|| format!("{package} cannot be built for the bare target"))?;
     let name = Path::new(TARGET).file_stem().unwrap_or_default();
-    Ok(target().join(name).join("release").join(binary))
+    Ok(target().join(name).join(PROFILE).join(binary))
 }
+
+/// How programs for the bare target are optimised: see `[profile.image]` of the workspace.
+const PROFILE: &str = "image";
 
 /// A cargo command for one program and the bare target.
 pub fn bare(verb: &str, package: &str, binary: &str) -> Command {
@@ -55,7 +58,8 @@ pub fn bare(verb: &str, package: &str, binary: &str) -> Command {
         .args([
             verb,
             "--quiet",
-            "--release",
+            "--profile",
+            PROFILE,
             "--package",
             package,
             "--bin",
