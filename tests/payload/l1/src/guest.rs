@@ -293,6 +293,12 @@ pub(crate) fn far() -> u64 {
     probe::time_base().wrapping_add(1 << 40)
 }
 
+/// 50 ms: long enough for L2 to run even when the machine below is busy.
+pub(crate) const LONG: u64 = 25_600_000;
+
+/// 8 s: ends a run that should have ended by itself.
+pub(crate) const BOUND: u64 = 4_096_000_000;
+
 /// A time `ticks` from now.
 #[must_use]
 pub(crate) fn soon(ticks: u64) -> u64 {

@@ -82,8 +82,8 @@ fn priorities(machine: &Machine) {
 }
 
 fn decrementer() {
-    probe::set_decrementer(20_000);
     let start = probe::time_base();
+    probe::set_decrementer(20_000);
     case("interrupts/decrementer", next(SOON), 0x900);
     let took = probe::time_base().wrapping_sub(start);
     holds(
@@ -112,8 +112,8 @@ fn cede(machine: &Machine) {
     let me = machine.server;
     // Asleep until the decrementer, delivered when the call returns with EE on.
     let before = probe::interrupts();
-    probe::set_decrementer(500_000);
     let start = probe::time_base();
+    probe::set_decrementer(500_000);
     case("interrupts/H_CEDE", hcall(nr::H_CEDE, []).code(), 0);
     holds(
         "interrupts/H_CEDE-slept",

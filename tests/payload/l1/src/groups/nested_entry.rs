@@ -2,19 +2,22 @@
 
 use isa::lpcr::Lpcr;
 use isa::msr::Msr;
+use papr_services::table::number::{H_GUEST_RUN_VCPU, H_REGISTER_VPA};
 
 use super::nested_args::{guest_or_fail, setup};
 use crate::elements::id;
 use crate::guest::{self, Guest, L2_MSR, program};
-use crate::probe;
+use crate::hcall::hcall;
+use crate::mem::layout::VPA;
 use crate::report::{case, holds};
 use crate::start::Machine;
+use crate::{mem, probe};
 
 const GPR5: u16 = id::GPR0 + 5;
 const WITH_EE: u64 = L2_MSR.union(Msr::EE).bits();
 const MER: u64 = Lpcr::ILE.union(Lpcr::LD).union(Lpcr::MER).bits();
 
-pub(super) fn run(_: &Machine) {
+pub(super) fn run(machine: &Machine) {
     if !setup() {
         return;
     }
@@ -26,12 +29,15 @@ pub(super) fn run(_: &Machine) {
     doorbell(&g);
     relocated(&g);
     counters(&g);
+    run_flags(&g);
+    time_of_l1(&g);
+    vpa_counters(&g, machine);
     case("nested-entry/delete", g.end(), 0);
 }
 
 /// Runs with a bound of a second or so; L2's vectors call with r3 = vector, r4 = SRR0, r5 = SRR1.
 fn start(g: &Guest, name: &str, nia: u64, elements: &[(u16, u64)]) -> bool {
-    let bound = (id::HDEC_EXPIRY, guest::soon(512_000_000));
+    let bound = (id::HDEC_EXPIRY, guest::soon(guest::BOUND));
     let code = g.prepare(0, nia);
     let set = guest::set_with(0, g.id, 0, |w| {
         w.u64(bound.0, bound.1);
@@ -248,7 +254,7 @@ fn counters(g: &Guest) {
     let elements = [
         (VTB, 1000),
         (PURR, 1000),
-        (id::HDEC_EXPIRY, guest::soon(300_000)),
+        (id::HDEC_EXPIRY, guest::soon(guest::LONG)),
     ];
     let code = g.prepare(0, program::LOOP);
     let set = guest::set_with(0, g.id, 0, |w| {
@@ -261,14 +267,122 @@ fn counters(g: &Guest) {
     let (vtb, purr) = (guest::get(g.id, 0, VTB), guest::get(g.id, 0, PURR));
     holds(
         "nested-entry/vtb-counted",
-        vtb > 1000 && vtb < 1000 + 512_000_000,
+        vtb > 1000 && vtb < 1000 + guest::BOUND,
     );
     holds(
         "nested-entry/purr-counted",
-        purr > 1000 && purr < 1000 + 512_000_000,
+        purr > 1000 && purr < 1000 + guest::BOUND,
     );
     let start = probe::time_base();
     while probe::time_base().wrapping_sub(start) < 100_000 {}
     case("nested-entry/vtb-stands", guest::get(g.id, 0, VTB), vtb);
     case("nested-entry/purr-stands", guest::get(g.id, 0, PURR), purr);
+}
+
+/// The flags of H_GUEST_RUN_VCPU: an external interrupt, a doorbell, a system reset, each for this run.
+fn run_flags(g: &Guest) {
+    let bound = || guest::soon(guest::BOUND);
+    let run = |bit: u32| {
+        let ret = hcall(H_GUEST_RUN_VCPU, [1 << (63 - bit), g.id, 0]);
+        if ret.code() == 0 {
+            ret.r(4).cast_signed()
+        } else {
+            ret.code()
+        }
+    };
+    for (name, bit, place) in [("flag-external", 0, 0x500), ("flag-doorbell", 1, 0xa00)] {
+        let code = g.prepare(0, program::LOOP);
+        let set = guest::set_with(0, g.id, 0, |w| {
+            w.u64(id::MSR, WITH_EE).u64(id::HDEC_EXPIRY, bound());
+        });
+        case(
+            format_args!("nested-entry/{name}-set"),
+            code | set.code(),
+            0,
+        );
+        if case(format_args!("nested-entry/{name}"), run(bit), 0xc00) {
+            vector(g, name, place, program::LOOP);
+        }
+        // Once.
+        let code = g.prepare(0, program::ENABLE);
+        let expiry = guest::set(g.id, 0, id::HDEC_EXPIRY, guest::soon(guest::LONG)).code();
+        case(
+            format_args!("nested-entry/{name}-once-set"),
+            code | expiry,
+            0,
+        );
+        case(format_args!("nested-entry/{name}-once"), g.run(), 0x980);
+    }
+    let code = g.prepare(0, program::SC);
+    case("nested-entry/flag-reset-set", code, 0);
+    if case("nested-entry/flag-reset", run(2), 0xc00) {
+        case("nested-entry/flag-reset-vector", g.gpr(3), 0x100);
+        case("nested-entry/flag-reset-at", g.gpr(4), program::SC);
+    }
+}
+
+/// L1's clocks go on while L2 runs: its decrementer, its used time.
+fn time_of_l1(g: &Guest) {
+    const PURR: u32 = 309;
+    let purr = || probe::mfspr::<PURR>().unwrap_or(0);
+    probe::set_decrementer(1 << 40);
+    let start = probe::time_base();
+    let (dec, used) = (probe::decrementer(), purr());
+    let elements = [(id::HDEC_EXPIRY, guest::soon(guest::LONG))];
+    let exit = g.start(program::LOOP, &elements);
+    let fell = dec.wrapping_sub(probe::decrementer());
+    let used = purr().wrapping_sub(used);
+    let elapsed = probe::time_base().wrapping_sub(start);
+    case("nested-entry/l1-clocks", exit, 0x980);
+    let near = guest::LONG / 2..=elapsed;
+    holds("nested-entry/l1-decrementer-goes-on", near.contains(&fell));
+    holds("nested-entry/l1-purr-goes-on", near.contains(&used));
+    // It became due meanwhile.
+    probe::set_decrementer(50_000);
+    let before = probe::interrupts();
+    let elements = [(id::HDEC_EXPIRY, guest::soon(guest::LONG))];
+    case(
+        "nested-entry/l1-dec-due",
+        g.start(program::LOOP, &elements),
+        0x980,
+    );
+    case("nested-entry/l1-dec-due-waits", probe::interrupts(), before);
+    let taken = probe::wait_interrupt(10_000).map_or(0, |t| t.vector);
+    case("nested-entry/l1-dec-due-taken", taken, 0x900);
+    probe::set_decrementer(0x7fff_ffff);
+}
+
+/// Ticks of switches and of L2, which L1's VPA counts when it asks for them.
+fn vpa_counters(g: &Guest, machine: &Machine) {
+    let register = |kind: u64, at| hcall(H_REGISTER_VPA, [kind << 45, machine.server, at]).code();
+    mem::fill(VPA, 0x400, 0);
+    mem::write16(VPA + 4, 0x400u16.to_be());
+    case("nested-entry/vpa", register(1, VPA), 0);
+    let read = || [0x1a0, 0x1a8, 0x1b0].map(|at| u64::from_be(mem::read64(VPA + at)));
+    let run = || {
+        g.start(
+            program::LOOP,
+            &[(id::HDEC_EXPIRY, guest::soon(guest::LONG))],
+        )
+    };
+    case("nested-entry/vpa-off-run", run(), 0x980);
+    case("nested-entry/vpa-off", read().iter().sum(), 0u64);
+    mem::write8(VPA + 0xbc, 1);
+    case("nested-entry/vpa-on-run", run(), 0x980);
+    let [to_l2, to_l1, ran] = read();
+    holds(
+        "nested-entry/vpa-switches",
+        to_l2 > 0 && to_l1 > 0 && to_l2 < guest::LONG,
+    );
+    holds(
+        "nested-entry/vpa-runtime",
+        (guest::LONG / 2..guest::BOUND).contains(&ran),
+    );
+    case("nested-entry/vpa-again-run", run(), 0x980);
+    holds(
+        "nested-entry/vpa-adds-up",
+        read()[2] >= ran + guest::LONG / 2,
+    );
+    case("nested-entry/vpa-deregister", register(5, 0), 0);
+    mem::write8(VPA + 0xbc, 0);
 }

@@ -311,7 +311,7 @@ fn problem_state(g: &Guest) {
         program::USER_SC,
         &[
             (id::LPCR, lpcr.bits()),
-            (id::HDEC_EXPIRY, guest::soon(1_000_000)),
+            (id::HDEC_EXPIRY, guest::soon(guest::LONG)),
         ],
     );
     holds(

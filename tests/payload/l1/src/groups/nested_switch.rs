@@ -200,7 +200,7 @@ fn performance(g: &Guest) {
     let elements = [
         (MMCR0, 0x200),
         (PMC5, 0),
-        (id::HDEC_EXPIRY, guest::soon(500_000)),
+        (id::HDEC_EXPIRY, guest::soon(guest::LONG)),
     ];
     case(
         "nested-switch/pmu",

@@ -51,7 +51,7 @@ fn start(g: &Guest, name: &str, nia: u64, elements: &[(u16, u64)], want: i64) ->
     let set = guest::set_with(0, g.id, 0, |w| {
         w.u64(id::MSR, TRANSLATED)
             .u64(id::LPCR, LPCR)
-            .u64(id::HDEC_EXPIRY, guest::soon(512_000_000));
+            .u64(id::HDEC_EXPIRY, guest::soon(guest::BOUND));
         for (id, value) in elements {
             w.element(*id, *value);
         }
