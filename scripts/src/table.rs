@@ -24,7 +24,7 @@ pub fn text(report: &Report) -> String {
                     "{:width$} {:8.1} s  {}",
                     milestone.name,
                     reached.at.as_secs_f64(),
-                    reached.line.trim()
+                    shortened(&reached.line)
                 )
             }
             None => writeln!(out, "{:width$}        -    not reached", milestone.name),
@@ -38,6 +38,16 @@ pub fn text(report: &Report) -> String {
         verdict(report)
     );
     out
+}
+
+/// The part of a line that fits beside the other columns.
+fn shortened(line: &str) -> String {
+    const MOST: usize = 100;
+    let line = line.trim();
+    if line.chars().count() <= MOST {
+        return line.to_owned();
+    }
+    line.chars().take(MOST - 3).chain("...".chars()).collect()
 }
 
 fn verdict(report: &Report) -> String {
@@ -133,6 +143,14 @@ mod tests {
             text.contains("FAILED: the machine went off before: off"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn long_lines_are_shortened_by_characters() {
+        assert_eq!(shortened(" short "), "short");
+        let long = shortened(&"\u{e4}".repeat(200));
+        assert_eq!(long.chars().count(), 100);
+        assert!(long.ends_with("..."));
     }
 
     #[test]
