@@ -203,14 +203,29 @@ mod tests {
         );
         let limit = Duration::from_millis(limit_ms);
         let machine = Machine::new("none");
-        let boot = Boot {
-            name: &format!("unit-{name}"),
-            machine: &machine,
-            watch,
-            limit,
-            echo: false,
-        };
-        run(&program, boot).expect("started")
+        let name = format!("unit-{name}");
+        loop {
+            let boot = Boot {
+                name: &name,
+                machine: &machine,
+                watch: watch.clone(),
+                limit,
+                echo: false,
+            };
+            match run(&program, boot) {
+                Ok(report) => return report,
+                // Another test that forks at the same time holds the script open for writing for a moment.
+                Err(error) if is_busy(&error) => thread::sleep(Duration::from_millis(10)),
+                Err(error) => panic!("{error:#}"),
+            }
+        }
+    }
+
+    fn is_busy(error: &anyhow::Error) -> bool {
+        let kind = error
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        kind == Some(std::io::ErrorKind::ExecutableFileBusy)
     }
 
     #[test]
