@@ -141,6 +141,22 @@ pub fn cases() -> Vec<Case> {
             },
             vec![],
         ),
+        boot(
+            "papr-powernv11",
+            Choice {
+                machine: "powernv11".to_owned(),
+                ..Choice::new(Mode::Papr)
+            },
+            vec![],
+        ),
+        boot(
+            "nested-powernv11",
+            Choice {
+                machine: "powernv11".to_owned(),
+                ..nested()
+            },
+            vec![],
+        ),
         Case {
             name: "shell",
             work: Work::Shell(

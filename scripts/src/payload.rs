@@ -29,12 +29,19 @@ pub struct Payload {
 }
 
 /// All boots.
-pub const PAYLOADS: [Payload; 1] = [Payload {
-    name: "l1-powernv10",
-    package: "l1-payload",
-    machine: "powernv10",
-    append: "nidus.mode=papr",
-}];
+pub const PAYLOADS: [Payload; 2] = [
+    l1("l1-powernv10", "powernv10"),
+    l1("l1-powernv11", "powernv11"),
+];
+
+const fn l1(name: &'static str, machine: &'static str) -> Payload {
+    Payload {
+        name,
+        package: "l1-payload",
+        machine,
+        append: "nidus.mode=papr",
+    }
+}
 
 /// They take seconds; a machine that others use as well may be slow.
 const LIMIT: Duration = Duration::from_secs(240);
