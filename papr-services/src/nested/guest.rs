@@ -22,7 +22,7 @@ use super::element::{Place, Words};
 use super::pool::TableQuota;
 use super::quota::{Account, Charge, Lease};
 pub use super::quota::{Lpids, Quotas};
-use super::shadow::{OutOfTables, Shadow};
+use super::shadow::Shadow;
 use super::vcpu::{Slot, VCPU_BYTES, Vcpu};
 use crate::error::HCode;
 use crate::host::{Flush, Host};
@@ -300,6 +300,23 @@ impl Registry {
         self.find(id).filter(|guest| !guest.is_dying())
     }
 
+    /// Tables for a new guest. Where others have taken all, one after the other loses its own until there is room: a
+    /// full pool means more faults, not fewer guests.
+    fn make_shadow<H: Host>(&self, env: &Env<'_, H>, lpid: u32) -> Option<Shadow> {
+        let make = || Shadow::new(self.tables.clone(), lpid);
+        if let Ok(shadow) = make() {
+            return Some(shadow);
+        }
+        let entries = self.entries.lock();
+        entries
+            .iter()
+            .filter_map(|entry| entry.guest.as_ref())
+            .find_map(|guest| {
+                guest.shadow.take_back(env.host);
+                make().ok()
+            })
+    }
+
     /// Makes a guest.
     ///
     /// # Errors
@@ -309,7 +326,7 @@ impl Registry {
         let charge = Charge::new(&self.account, GUEST_BYTES, 0).ok_or(full)?;
         let lease = self.lpids.lease().ok_or(full)?;
         let lpid = lease.lpid;
-        let shadow = Shadow::new(self.tables.clone(), lpid).map_err(|OutOfTables| full)?;
+        let shadow = self.make_shadow(env, lpid).ok_or(full)?;
         // The LPID may have had a guest before; nothing of that one is left when this one first runs.
         env.host.set_partition_table_entry(lpid, [0; 2]);
         env.host.flush(Flush::Partition { lpid });

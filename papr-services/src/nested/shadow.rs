@@ -183,6 +183,12 @@ impl Shadow {
         self.clear(start.0, end.0.min(END), host);
     }
 
+    /// Takes all tables but the root back because somebody else needs them: counted as reclaimed.
+    pub fn take_back<H: Host>(&self, host: &H) {
+        let mut state = self.state.lock();
+        self.reclaim(&mut state, Reclaim::Everything, host);
+    }
+
     /// Removes every leaf, and all tables but the root.
     pub fn invalidate_all<H: Host>(&self, host: &H) {
         let _walkers_out = self.state.lock();
