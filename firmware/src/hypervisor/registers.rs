@@ -106,13 +106,14 @@ const PSSCR_GUEST: u64 = 0x3ff;
 
 /// Takes every register of the resident guest out of the hardware. Afterwards the context is whole.
 pub(super) fn store_resident(c: &mut GuestContext, host_now: u64) {
+    // Right behind the reading of `host_now`: what lies between makes the expiry early, at every exit again.
+    c.dec_expiry = timer::decrementer_expiry(c.lpcr, host_now);
     // The performance monitor first, frozen, so that it counts nothing of ours.
     c.mmcr[0] = mfspr::<spr::Mmcr0>().0;
     load(spr::Mmcr0(MMCR0_FC | MMCR0_PMCCEXT));
     store_copied(c);
     c.ctrl = mfspr::<spr::Ctrl>().0;
     c.pidr = mfspr::<spr::Pidr>().0;
-    c.dec_expiry = timer::decrementer_expiry(c.lpcr, host_now);
     c.psscr = mfspr::<spr::Psscr>().0 & PSSCR_GUEST;
     store_vector_registers(c);
     c.changed = Changed::empty();
