@@ -44,6 +44,7 @@ pub(crate) mod program {
     pub(crate) const CALLS: u64 = 0x2200;
     pub(crate) const BHRB: u64 = 0x2210;
     pub(crate) const SYSCALL: u64 = 0x2220;
+    pub(crate) const REMAP: u64 = 0x2240;
     pub(crate) const DUMP_LOAD: u64 = 0x2300;
 }
 

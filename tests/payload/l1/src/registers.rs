@@ -78,7 +78,7 @@ pub(crate) const SPRS: &[Spr] = &[
     spr(39, "DEXCR", 0x104e, 0x9000_0000, 0),
     spr(40, "HASHKEYR", 0x1050, !0, 0),
     spr(42, "PIDR", 0x2001, 0xf_ffff, 0),
-    spr(43, "CTRL", 0x1052, 0, 1),
+    spr(43, "CTRL", 0x1052, 1, 0),
     spr(48, "CR", 0x2000, 0xffff_ffff, 0),
     // Only the rounding and enable bits that raise nothing.
     spr(49, "FPSCR", 0x102f, 3, 0),

@@ -136,6 +136,25 @@ l2_start:
     .org 0x2220                         # SYSCALL: sc 0 and back
     sc 0
     b .
+    .org 0x2240                         # REMAP: load at r5, change the entry at r6 to r7, invalidate, load again
+    ld 10, 0(5)
+    mr 11, 5
+    std 7, 0(6)
+    ptesync
+    li 3, 0x448
+    li 4, 0
+    li 5, 1
+    li 6, 2
+    li 7, -1
+    li 8, 0
+    li 9, -1
+    sc 1
+    mr 6, 3
+    ld 4, 0(11)
+    mr 5, 10
+    li 3, 0x4248
+    sc 1
+    b .
     .org 0x2300                         # DUMP_LOAD: dump all, load all, call with what was loaded
     dump_all
     load_files

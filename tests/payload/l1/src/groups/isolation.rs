@@ -219,7 +219,8 @@ fn hcall_keeps() {
 pub(super) fn clean() {
     mem::fill(crate::low::LOAD, 0x700, 0);
     for spr in SPRS {
-        mem::write64(crate::low::LOAD + 0x100 + 8 * spr.index, spr.fixed);
+        let value = if spr.name == "CTRL" { 1 } else { spr.fixed };
+        mem::write64(crate::low::LOAD + 0x100 + 8 * spr.index, value);
     }
     registers::round_trip();
     hcall(nr::H_CPPR, [0]);

@@ -18,6 +18,7 @@ mod nested_values;
 mod rtas;
 mod shadow;
 mod shadow_rights;
+mod shadow_size;
 
 use papr_services::table::TABLE;
 
@@ -58,6 +59,7 @@ const GROUPS: &[Group] = &[
     group("nested-translated", nested_translated::run),
     group("shadow", shadow::run),
     group("shadow-rights", shadow_rights::run),
+    group("shadow-size", shadow_size::run),
     group("invalidate", invalidate::run),
     Group {
         name: "bench",

@@ -8,6 +8,7 @@ use isa::pte::Pte;
 use super::nested_args::{guest_or_fail, setup};
 use crate::elements::id;
 use crate::guest::{self, Guest, L2_MSR, program};
+use crate::mem;
 use crate::mem::layout::L2_MEMORY;
 use crate::radix::{self, set_entry};
 use crate::report::{case, holds, one_of};
@@ -42,6 +43,7 @@ pub(super) fn run(_: &Machine) {
     delivered(&g);
     own_faults(&g);
     nested_faults(&g);
+    own_invalidation(&g);
     table_faults(&g);
     case("nested-translated/delete", g.end(), 0);
 }
@@ -225,4 +227,55 @@ fn code_of(g: &Guest) -> bool {
         g.run(),
         &[0xe00, 0xe20],
     )
+}
+
+/// L2 changes its own page table and asks for an invalidation, which never reaches L1: the new page shows at once.
+fn own_invalidation(g: &Guest) {
+    // The second gigabyte of process 0 by 4K pages: a directory and a leaf table in L2's memory.
+    let (directory, leaves, a, b) = (0xb_0000u64, 0xb_1000u64, 0xc_0000u64, 0xc_1000u64);
+    let valid = Pte::VALID.bits();
+    mem::fill(L2_MEMORY + directory, 0x2000, 0);
+    set_entry(L2_MEMORY + DIRECTORY + 8, valid | directory | 9);
+    set_entry(L2_MEMORY + directory, valid | leaves | 9);
+    let leaf = |real: u64| (Pte::VALID | Pte::LEAF | radix::ALL).bits() | real;
+    mem::write64(L2_MEMORY + a, 0xaaaa);
+    mem::write64(L2_MEMORY + b, 0xbbbb);
+    for (round, from, to) in [(0, a, b), (1, b, a)] {
+        set_entry(L2_MEMORY + leaves, leaf(from));
+        // L2 stores little-endian; the entry is big-endian.
+        let entry = leaf(to).swap_bytes();
+        let (want_from, want_to) = if from == a {
+            (0xaaaa, 0xbbbb)
+        } else {
+            (0xbbbb, 0xaaaa)
+        };
+        let elements = [
+            (GPR5, 1u64 << 30),
+            (id::GPR0 + 6, leaves),
+            (id::GPR0 + 7, entry),
+        ];
+        if start(g, "remap", program::REMAP, &elements, 0xc00) {
+            case(
+                format_args!("nested-translated/remap-{round}-end"),
+                g.gpr(3),
+                0x4248,
+            );
+            case(
+                format_args!("nested-translated/remap-{round}-answer"),
+                g.gpr(6),
+                0,
+            );
+            case(
+                format_args!("nested-translated/remap-{round}-before"),
+                g.gpr(5),
+                want_from,
+            );
+            case(
+                format_args!("nested-translated/remap-{round}-after"),
+                g.gpr(4),
+                want_to,
+            );
+        }
+    }
+    set_entry(L2_MEMORY + DIRECTORY + 8, 0);
 }
