@@ -45,6 +45,11 @@ pub(crate) mod program {
     pub(crate) const BHRB: u64 = 0x2210;
     pub(crate) const SYSCALL: u64 = 0x2220;
     pub(crate) const REMAP: u64 = 0x2240;
+    pub(crate) const BIG_SC: u64 = 0x2290;
+    pub(crate) const BIG_ILLEGAL: u64 = 0x22a0;
+    pub(crate) const LITTLE_ILLEGAL: u64 = 0x22b0;
+    pub(crate) const PREFIXED_LOAD: u64 = 0x22c0;
+    pub(crate) const PREFIXED_STORE: u64 = 0x22e0;
     pub(crate) const DUMP_LOAD: u64 = 0x2300;
 }
 

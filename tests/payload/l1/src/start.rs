@@ -44,6 +44,8 @@ pub(crate) struct Machine {
     pub memory: u64,
     /// Hardware server number of this thread.
     pub server: u64,
+    /// `seed=` of the arguments, for random cases.
+    pub seed: u64,
 }
 
 /// Called by the entry code: little-endian, 64-bit, real mode, with a stack.
@@ -55,7 +57,12 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
     let little = hcall(H_SET_MODE, [1, 4, 0, 0]).code();
     say!("payload: L1 program of the tests, H_SET_MODE little-endian: {little}");
     let tree = mem::tree(tree_address).and_then(Tree::new);
+    let args = rtas::bootargs(tree.as_ref());
     let machine = Machine {
+        seed: args
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("seed=")?.parse().ok())
+            .unwrap_or(0),
         rtas: Rtas::new(tree.as_ref()),
         memory: memory(tree.as_ref()),
         server: server(tree.as_ref()),
@@ -63,7 +70,6 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
     if let Some(token) = machine.rtas.token("power-off") {
         POWER_OFF.store(token, Ordering::Relaxed);
     }
-    let args = rtas::bootargs(tree.as_ref());
     say!(
         "payload: tree at {tree_address:#x}, memory {:#x}, server {}, arguments: {args}",
         machine.memory,

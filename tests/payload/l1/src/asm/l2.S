@@ -155,6 +155,25 @@ l2_start:
     li 3, 0x4248
     sc 1
     b .
+    .org 0x2290                         # BIG_SC: big-endian sc 1
+    .byte 0x44, 0x00, 0x00, 0x22
+    .byte 0x48, 0x00, 0x00, 0x00
+    .org 0x22a0                         # BIG_ILLEGAL
+    .byte 0x00, 0x01, 0x02, 0x04
+    .byte 0x48, 0x00, 0x00, 0x00
+    .org 0x22b0                         # LITTLE_ILLEGAL
+    .long 0x00010204
+    b .
+    .org 0x22c0                         # PREFIXED_LOAD: pld 4,0(5)
+    .long 0x04000000
+    .long 0xe4850000
+    sc 1
+    b .
+    .org 0x22e0                         # PREFIXED_STORE: pstd 4,0(5)
+    .long 0x04000000
+    .long 0xf4850000
+    sc 1
+    b .
     .org 0x2300                         # DUMP_LOAD: dump all, load all, call with what was loaded
     dump_all
     load_files

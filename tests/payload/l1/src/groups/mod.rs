@@ -1,6 +1,7 @@
 //! The groups of cases, one file each, in the order they run.
 
 mod bench;
+mod fuzz;
 mod hcalls;
 mod hcalls_processor;
 mod interrupts;
@@ -9,6 +10,7 @@ mod isolation;
 mod nested_args;
 mod nested_buffers;
 mod nested_entry;
+mod nested_forms;
 mod nested_registers;
 mod nested_run;
 mod nested_state;
@@ -54,6 +56,7 @@ const GROUPS: &[Group] = &[
     group("nested-state", nested_state::run),
     group("nested-run", nested_run::run),
     group("nested-entry", nested_entry::run),
+    group("nested-forms", nested_forms::run),
     group("nested-registers", nested_registers::run),
     group("nested-switch", nested_switch::run),
     group("nested-translated", nested_translated::run),
@@ -61,6 +64,7 @@ const GROUPS: &[Group] = &[
     group("shadow-rights", shadow_rights::run),
     group("shadow-size", shadow_size::run),
     group("invalidate", invalidate::run),
+    group("fuzz", fuzz::run),
     Group {
         name: "bench",
         by_default: false,

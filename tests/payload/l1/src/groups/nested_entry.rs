@@ -25,12 +25,14 @@ pub(super) fn run(machine: &Machine) {
         return;
     };
     decrementer(&g);
+    small_decrementer(&g);
     external(&g);
     doorbell(&g);
     relocated(&g);
     counters(&g);
     run_flags(&g);
     time_of_l1(&g);
+    enabled_in_l1(&g);
     vpa_counters(&g, machine);
     case("nested-entry/delete", g.end(), 0);
 }
@@ -120,6 +122,56 @@ fn decrementer(g: &Guest) {
     );
 }
 
+/// Without LPCR[LD] the decrementer has 32 bits.
+fn small_decrementer(g: &Guest) {
+    let small = (id::LPCR, Lpcr::ILE.bits());
+    if start(g, "dec-32", program::TIMER, &[small, (GPR5, 50_000)]) {
+        vector(g, "dec-32", 0x900, program::TIMER + 16);
+    }
+    let before = probe::time_base();
+    if start(
+        g,
+        "dec-32-read",
+        program::SET_DEC,
+        &[small, (GPR5, 0x4000_0000)],
+    ) {
+        let after = probe::time_base();
+        let set = g.element(id::DEC_EXPIRY).wrapping_sub(0x4000_0000);
+        holds(
+            "nested-entry/dec-32-expiry",
+            set.wrapping_sub(before) <= after.wrapping_sub(before),
+        );
+    }
+    // Negative: it was due before it was set.
+    if start(
+        g,
+        "dec-32-negative",
+        program::SET_DEC,
+        &[small, (GPR5, 0xffff_f000)],
+    ) {
+        let after = probe::time_base();
+        let due = g.element(id::DEC_EXPIRY);
+        holds(
+            "nested-entry/dec-32-negative-expiry",
+            after.wrapping_sub(due).cast_signed() > 0x1000 - 1,
+        );
+    }
+    // Further away than it can count.
+    let far = guest::soon(1 << 40);
+    if start(
+        g,
+        "dec-32-far",
+        program::READ_TB,
+        &[small, (id::DEC_EXPIRY, far)],
+    ) {
+        let left = g.gpr(5);
+        holds(
+            "nested-entry/dec-32-far-left",
+            left <= 0x7fff_ffff && left > 0x4000_0000,
+        );
+    }
+}
+
 fn external(g: &Guest) {
     if start(
         g,
@@ -128,6 +180,11 @@ fn external(g: &Guest) {
         &[(id::MSR, WITH_EE), (id::LPCR, MER)],
     ) {
         vector(g, "mer", 0x500, program::LOOP);
+    }
+    // Before the first instruction.
+    let elements = [(id::MSR, WITH_EE), (id::LPCR, MER), (id::GPR0 + 3, 0x321)];
+    if start(g, "mer-first", program::SC, &elements) {
+        vector(g, "mer-first", 0x500, program::SC);
     }
     // Off at entry, on later: it waits for that.
     if start(
@@ -349,6 +406,31 @@ fn time_of_l1(g: &Guest) {
     case("nested-entry/l1-dec-due-waits", probe::interrupts(), before);
     let taken = probe::wait_interrupt(10_000).map_or(0, |t| t.vector);
     case("nested-entry/l1-dec-due-taken", taken, 0x900);
+    probe::set_decrementer(0x7fff_ffff);
+}
+
+/// L1 with interrupts enabled: what became due meanwhile comes as soon as the call returns, and the call has its answer.
+fn enabled_in_l1(g: &Guest) {
+    let code = g.prepare(0, program::LOOP);
+    let expiry = guest::set(g.id, 0, id::HDEC_EXPIRY, guest::soon(2 * guest::LONG)).code();
+    case("nested-entry/l1-enabled-set", code | expiry, 0);
+    probe::set_decrementer(guest::LONG);
+    let before = probe::interrupts();
+    probe::set_msr(probe::MSR | Msr::EE);
+    let ret = hcall(H_GUEST_RUN_VCPU, [0, g.id, 0]);
+    probe::set_msr(probe::MSR);
+    case("nested-entry/l1-enabled-code", ret.code(), 0);
+    case("nested-entry/l1-enabled-reason", ret.r(4), 0x980);
+    case(
+        "nested-entry/l1-enabled-once",
+        probe::interrupts() - before,
+        1,
+    );
+    case(
+        "nested-entry/l1-enabled-vector",
+        probe::last().vector,
+        0x900,
+    );
     probe::set_decrementer(0x7fff_ffff);
 }
 
