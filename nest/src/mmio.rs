@@ -86,6 +86,18 @@ impl<D, M: Mmio<D> + ?Sized> Mmio<D> for &M {
     }
 }
 
+/// A window that can also be loaded from by halfwords; few devices have such registers.
+pub trait Mmio16<D> {
+    /// Loads 2 bytes.
+    fn read16(&self, reg: Reg<D>) -> u16;
+}
+
+impl<D, M: Mmio16<D> + ?Sized> Mmio16<D> for &M {
+    fn read16(&self, reg: Reg<D>) -> u16 {
+        (**self).read16(reg)
+    }
+}
+
 /// Registers reached by cache-inhibited accesses in hypervisor real mode.
 pub struct CiMmio<D> {
     base: Ra,
@@ -153,6 +165,19 @@ impl<D> Mmio<D> for CiMmio<D> {
     fn write64(&self, reg: Reg<D>, value: u64) {
         // SAFETY: `at` keeps the access in the window, which is the device's by the promise of `new`.
         unsafe { cix::store64(self.at(reg, 8), value) }
+    }
+}
+
+impl<D> Mmio16<D> for CiMmio<D> {
+    fn read16(&self, reg: Reg<D>) -> u16 {
+        // SAFETY: `at` keeps the access in the window, which is the device's by the promise of `new`.
+        unsafe { cix::load16(self.at(reg, 2)) }
+    }
+}
+
+impl<D> fmt::Debug for CiMmio<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CiMmio({} + {:#x})", self.base, self.bytes)
     }
 }
 
