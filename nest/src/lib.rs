@@ -17,4 +17,5 @@ pub mod mmio;
 pub mod rtc;
 pub mod scom;
 pub mod uart;
+pub mod xive;
 pub mod xscom;
