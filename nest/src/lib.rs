@@ -14,6 +14,7 @@ pub mod ipmi;
 pub mod lock;
 pub mod lpc;
 pub mod mmio;
+pub mod psi;
 pub mod rtc;
 pub mod scom;
 pub mod uart;
