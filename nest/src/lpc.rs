@@ -6,6 +6,8 @@
 //! The surprising fact: an absent device does not fault, it latches "no response" in the controller's status, which
 //! later becomes an interrupt; [`IoSpace::probe`] masks, looks and clears.
 
+pub mod serirq;
+
 use core::fmt;
 
 use bitflags::bitflags;
