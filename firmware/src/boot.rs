@@ -81,6 +81,10 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         machine,
         extents,
         pool: Ram::new(&plan).pool(),
+        blocks: Ram::new(&plan)
+            .thread_blocks()
+            .take(park::parked().count())
+            .collect(),
         payload,
         bootargs: line.payload,
         compat: line.compat,

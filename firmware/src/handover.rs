@@ -19,6 +19,7 @@ use papr_services::guest_ram::Extent;
 use crate::inputs::Inputs;
 use crate::machine::Machine;
 use crate::payload::Payload;
+use crate::thread::ThreadBlock;
 
 /// Memory that is the firmware's own, as words: the pool for translation tables and nested guests' state.
 ///
@@ -47,6 +48,8 @@ pub struct Handover {
     pub extents: Vec<Extent>,
     /// Pool for translation tables and nested guests' state.
     pub pool: OwnMemory,
+    /// Blocks for the parked threads.
+    pub blocks: Vec<&'static ThreadBlock>,
     /// Kernel and initrd, checked.
     pub payload: Payload,
     /// The kernel's command line without the firmware's words.

@@ -24,3 +24,4 @@ pub mod payload;
 pub mod stages;
 pub mod stop;
 pub mod thread;
+pub mod threads;

@@ -18,6 +18,7 @@ use crate::entry::park::{MAX_THREADS, PARK_SLOTS, PARKED, ParkSlot};
 use crate::exception::{self, Cause, Dump, FRAME_SIZE, Frame};
 use crate::stop;
 use crate::thread::{self, EMERGENCY_STACK_TOP, NORMAL_STACK_TOP, Thread, ThreadBlock};
+use crate::threads;
 
 static BOOT_BLOCK: ThreadBlock = ThreadBlock::ZERO;
 static PARKED_BLOCK: ThreadBlock = ThreadBlock::ZERO;
@@ -78,13 +79,14 @@ extern "C" fn boot_entry(tree: u64, loaded_at: u64) -> ! {
     boot::boot(boot::Entry { tree, loaded_at }, chip)
 }
 
-/// Where a parked thread comes when it gets a Thread of its own. Nothing gives one yet.
+/// Where a parked thread comes when it gets a Thread of its own.
 extern "C" fn secondary_entry(thread: &'static Thread) -> ! {
-    log::error!(
-        "thread {:#x} was woken without work",
-        thread.pir.load(Ordering::Relaxed)
-    );
-    stop::park_for_ever()
+    // head.S let only these processors in.
+    match chips::identify(spr::mfspr()) {
+        Some(chip) => init_thread(chip),
+        None => stop::attention(),
+    }
+    threads::work(thread)
 }
 
 /// Brings this thread's control registers to what the firmware runs with. HILE was set before (head.S).

@@ -16,8 +16,11 @@ use papr_services::guest_ram::Extent;
 use crate::console::memory::{Control, MemoryConsole};
 use crate::fdt::{self, FdtError};
 use crate::handover::OwnMemory;
-use crate::memory::{FIRMWARE, LOW_SIZE, MEMORY_CONSOLE, PARTITION, PartitionExtent, Plan};
+use crate::memory::{
+    FIRMWARE, LOW_SIZE, MEMORY_CONSOLE, PARTITION, PartitionExtent, Plan, THREAD_BLOCKS,
+};
 use crate::payload::{Loaded, Memory};
+use crate::thread::{BLOCK_SIZE, ThreadBlock};
 
 /// The words of `range`.
 ///
@@ -112,6 +115,25 @@ impl<'a> Ram<'a> {
         // object lies in.
         let words = unsafe { words(range) };
         OwnMemory { ra, words }
+    }
+
+    /// Blocks for the threads other than the boot thread, zeroed. For one caller.
+    pub fn thread_blocks(&self) -> impl Iterator<Item = &'static ThreadBlock> + use<> {
+        THREAD_BLOCKS
+            .step_by(BLOCK_SIZE)
+            .map(|base| base..base + BLOCK_SIZE as u64)
+            .map(|range| {
+                // SAFETY: memory in the firmware's block (the plan checked that memory reaches to PARTITION) for this use alone.
+                let memory = unsafe { words(range.clone()) };
+                memory
+                    .iter()
+                    .for_each(|word| word.store(0, Ordering::Relaxed));
+                let block: *const ThreadBlock =
+                    core::ptr::with_exposed_provenance(range.start as usize);
+                // SAFETY: as above; the address is a multiple of the block's alignment and its fields are atomics, for which
+                // zero is a value.
+                unsafe { &*block }
+            })
     }
 
     /// Clears the image where it was loaded, if that was at 0, but for the part that keeps running there. Code there that

@@ -3,6 +3,7 @@
 //! Surprising fact: console input is polled. Until the interrupt controller is driven, nothing else tells that a
 //! character came; [`Services::next_poll`] bounds how long a guest runs or sleeps before somebody looks.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::addr::Ra;
@@ -15,6 +16,7 @@ use super::partition_table::PartitionTable;
 use super::terminal::{Device, Terminal};
 use super::{random, timer, tlb};
 use crate::machine::Machine;
+use crate::threads;
 
 /// How long input may wait.
 const POLL_INTERVAL: Ticks = Ticks::from_ms(10);
@@ -31,44 +33,42 @@ impl Device for Machine {
     }
 }
 
-/// Hardware services for one partition, on the thread that runs its vCPU.
-pub(super) struct Services<'p> {
-    machine: &'static Machine,
-    partition: &'p Partition,
+/// A partition and what its threads share of the machine.
+pub(super) struct Shared {
+    pub(super) machine: &'static Machine,
+    pub(super) partition: Partition,
+    pub(super) table: PartitionTable,
+    /// The thread (PIR) of each vCPU, for as long as the partition lives.
+    pub(super) threads: Vec<u32>,
+    /// Whether the machine is an emulated one, with its gaps.
+    pub(super) is_qemu: bool,
+    pub(super) terminal: SpinMutex<Terminal>,
+}
+
+/// Hardware services for a partition, on the thread that runs one of its vCPUs.
+pub(super) struct Services {
+    pub(super) shared: &'static Shared,
     /// The vCPU of the partition that this thread runs, or whose nested guest it runs.
-    vcpu_id: u32,
-    terminal: SpinMutex<Terminal>,
-    table: PartitionTable,
-    is_qemu: bool,
+    pub(super) vcpu_id: u32,
     /// How much the time base of this thread is moved for its nested guest.
     offset: AtomicU64,
     /// When the console is looked at again.
     next_poll: AtomicU64,
 }
 
-impl<'p> Services<'p> {
-    pub(super) fn new(
-        machine: &'static Machine,
-        partition: &'p Partition,
-        vcpu_id: u32,
-        table: PartitionTable,
-        is_qemu: bool,
-    ) -> Self {
-        Self {
-            machine,
-            partition,
-            vcpu_id,
-            terminal: SpinMutex::default(),
-            table,
-            is_qemu,
-            offset: AtomicU64::new(0),
-            next_poll: AtomicU64::new(0),
-        }
-    }
+/// A moment that never comes.
+const NEVER: u64 = 1 << 62;
 
-    /// Whether the machine is an emulated one, with its gaps.
-    pub(super) fn is_qemu(&self) -> bool {
-        self.is_qemu
+impl Services {
+    /// Services for one vCPU. That of vCPU 0 looks after the console.
+    pub(super) fn new(shared: &'static Shared, vcpu_id: u32) -> Self {
+        let next_poll = if vcpu_id == 0 { 0 } else { NEVER };
+        Self {
+            shared,
+            vcpu_id,
+            offset: AtomicU64::new(0),
+            next_poll: AtomicU64::new(next_poll),
+        }
     }
 
     pub(super) fn set_time_base_offset(&self, offset: u64) {
@@ -85,8 +85,8 @@ impl<'p> Services<'p> {
             return;
         }
         let (has_input, drained) = {
-            let mut terminal = self.terminal.lock();
-            (terminal.pump(self.machine), terminal.is_drained())
+            let mut terminal = self.shared.terminal.lock();
+            (terminal.pump(self.shared.machine), terminal.is_drained())
         };
         let interval = if drained {
             POLL_INTERVAL
@@ -96,50 +96,64 @@ impl<'p> Services<'p> {
         self.next_poll
             .store(now.wrapping_add(interval.0), Ordering::Relaxed);
         if has_input {
-            self.partition.console_input_arrived(self);
+            self.shared.partition.console_input_arrived(self);
         }
     }
 }
 
-impl Host for Services<'_> {
+impl Host for Services {
     fn timebase(&self) -> u64 {
         timer::host_now(self.offset.load(Ordering::Relaxed))
     }
 
     fn flush(&self, flush: Flush) {
-        tlb::run(flush, self.is_qemu);
+        tlb::run(flush, self.shared.is_qemu);
     }
 
     fn set_partition_table_entry(&self, lpid: u32, pate: [u64; 2]) {
-        self.table.set(lpid, pate);
+        self.shared.table.set(lpid, pate);
         self.flush(Flush::Partition { lpid });
     }
 
     fn console_write(&self, bytes: &[u8]) -> usize {
-        self.terminal.lock().write(bytes, self.machine)
+        self.shared
+            .terminal
+            .lock()
+            .write(bytes, self.shared.machine)
     }
 
     fn console_read(&self, buffer: &mut [u8]) -> usize {
-        self.terminal.lock().read(buffer, self.machine)
+        self.shared
+            .terminal
+            .lock()
+            .read(buffer, self.shared.machine)
     }
 
     fn read_clock(&self) -> Result<DateTime, DeviceError> {
-        self.machine.read_clock()
+        self.shared.machine.read_clock()
     }
 
     fn set_clock(&self, time: DateTime) -> Result<(), DeviceError> {
-        self.machine.set_clock(time)
+        self.shared.machine.set_clock(time)
     }
 
     fn random(&self) -> Option<u64> {
         random::next()
     }
 
-    /// There is one thread: whoever calls this is that thread, and looks before it enters or sleeps.
-    fn kick(&self, _vcpu: u32) {}
+    /// A hypervisor doorbell: it ends the thread's `stop`, or its guest's turn (on QEMU when the guest has external
+    /// interrupts enabled, before which it could take none).
+    fn kick(&self, vcpu: u32) {
+        let thread = usize::try_from(vcpu)
+            .ok()
+            .and_then(|at| self.shared.threads.get(at));
+        if let Some(pir) = thread {
+            threads::ring(*pir);
+        }
+    }
 
     fn interrupt_pending(&self) -> bool {
-        self.partition.interrupt_pending(self.vcpu_id)
+        self.shared.partition.interrupt_pending(self.vcpu_id)
     }
 }
 

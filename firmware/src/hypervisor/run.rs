@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "enters guests")]
 
 use alloc::boxed::Box;
+use core::sync::atomic::Ordering;
 
 use isa::context::GuestContext;
 use isa::msr::Msr;
@@ -20,6 +21,7 @@ use super::host::Services;
 use super::window::ExternalWindow;
 use super::{enter, idle, registers, timer};
 use crate::thread::Thread;
+use crate::threads;
 
 /// A deadline that no run has.
 const NEVER: u64 = u64::MAX;
@@ -30,6 +32,14 @@ struct NestedTurn {
     /// When the partition called, and when the guest's registers were in place.
     called: u64,
     started: u64,
+}
+
+/// Why a vCPU's loop ends.
+pub(super) enum End {
+    /// The vCPU stopped itself; it can be started again.
+    Stopped,
+    /// The partition ends.
+    Partition(Stop),
 }
 
 /// Who holds the thread: whose special purpose registers are in the hardware.
@@ -43,7 +53,7 @@ enum Resident {
 /// One hardware thread and what runs on it.
 pub(super) struct RunLoop<'m> {
     thread: &'m Thread,
-    host: &'m Services<'m>,
+    host: &'m Services,
     partition: &'m Partition,
     /// The vCPU of the partition that this thread runs.
     vcpu_id: u32,
@@ -59,21 +69,15 @@ pub(super) struct RunLoop<'m> {
 
 impl<'m> RunLoop<'m> {
     /// A loop that starts with `vcpu`.
-    pub(super) fn new(
-        thread: &'m Thread,
-        host: &'m Services<'m>,
-        partition: &'m Partition,
-        vcpu_id: u32,
-        vcpu: GuestContext,
-    ) -> Self {
+    pub(super) fn new(thread: &'m Thread, host: &'m Services, vcpu: GuestContext) -> Self {
         Self {
             thread,
             host,
-            partition,
-            vcpu_id,
+            partition: &host.shared.partition,
+            vcpu_id: host.vcpu_id,
             vcpu: Box::new(vcpu),
             resident: Resident::Partition,
-            window: ExternalWindow::new(host.is_qemu()),
+            window: ExternalWindow::new(host.shared.is_qemu, thread.pir.load(Ordering::Relaxed)),
             armed: 0,
             offset: 0,
         }
@@ -83,24 +87,24 @@ impl<'m> RunLoop<'m> {
         timer::host_now(self.offset)
     }
 
-    /// Runs until the partition ends.
-    pub(super) fn run(mut self) -> Stop {
+    /// Runs until the vCPU stops itself or the partition ends.
+    pub(super) fn run(mut self) -> End {
         self.partition
             .prepare_entry(&mut self.vcpu, self.vcpu_id, self.host);
         self.make_partition_resident();
         loop {
-            let stop = match self.resident {
+            let end = match self.resident {
                 Resident::Partition => self.run_partition(),
                 Resident::Nested(_) => self.run_nested(),
             };
-            if let Some(stop) = stop {
-                return stop;
+            if let Some(end) = end {
+                return end;
             }
         }
     }
 
     /// One turn with the partition on the thread.
-    fn run_partition(&mut self) -> Option<Stop> {
+    fn run_partition(&mut self) -> Option<End> {
         let now = self.now();
         self.host.poll(now);
         self.partition
@@ -130,13 +134,8 @@ impl<'m> RunLoop<'m> {
                     After::Resume => {}
                     After::Cede => self.cede(),
                     After::Enter(running) => self.make_nested_resident(running),
-                    After::Stopped => {
-                        error!(
-                            "the partition's only vCPU stopped itself and nothing is left to start it"
-                        );
-                        return Some(Stop::PowerOff);
-                    }
-                    After::Stop(stop) => return Some(stop),
+                    After::Stopped => return Some(End::Stopped),
+                    After::Stop(stop) => return Some(End::Partition(stop)),
                 }
             }
             PartitionExit::Ours | PartitionExit::Reflected => {}
@@ -146,14 +145,14 @@ impl<'m> RunLoop<'m> {
                     "partition left with vector {:#x} at {:#x}",
                     self.vcpu.trap, self.vcpu.nia
                 );
-                return Some(Stop::PowerOff);
+                return Some(End::Partition(Stop::PowerOff));
             }
         }
         None
     }
 
     /// One turn with a nested guest on the thread.
-    fn run_nested(&mut self) -> Option<Stop> {
+    fn run_nested(&mut self) -> Option<End> {
         let now = self.now();
         self.host.poll(now);
         let Resident::Nested(NestedTurn { running, .. }) = &mut self.resident else {
@@ -268,7 +267,8 @@ impl<'m> RunLoop<'m> {
     }
 
     /// Waits for a reason to go on: an interrupt for the vCPU, its decrementer, or a prod.
-    fn cede(&self) {
+    fn cede(&mut self) {
+        self.window.set(&mut self.vcpu, false);
         let expiry = timer::decrementer_expiry(self.vcpu.lpcr, self.now());
         loop {
             let now = self.now();
@@ -290,6 +290,7 @@ impl<'m> RunLoop<'m> {
                 expiry
             };
             idle::stop_until(self.vcpu.lpcr, until, now);
+            threads::clear_doorbell();
         }
         timer::load_decrementer(self.vcpu.lpcr, expiry, self.now());
     }

@@ -1,34 +1,43 @@
 //! From the hand-over to the first entry: makes the partition and everything that it needs.
 #![expect(unsafe_code, reason = "writes PTCR")]
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::num::NonZeroU16;
+use core::sync::atomic::Ordering;
 
 use isa::addr::Gra;
 use isa::barrier::{isync, ptesync};
-use isa::spr::{self, mtspr};
+use isa::context::GuestContext;
+use isa::lpcr::Lpcr;
+use isa::spr::{self, mfspr, mtspr};
 use log::{error, info};
 use papr_services::device_tree::{BadDescription, Boot, Caches, Machine, PartitionDescription};
 use papr_services::guest_ram::{BadExtents, GuestRam, OutOfRange};
-use papr_services::host::Flush;
+use papr_services::host::{Flush, Host};
 use papr_services::nested::guest::{Lpids, Quotas};
 use papr_services::nested::pool::{BadPool, TablePool, TableQuota};
-use papr_services::partition::{Characteristics, Level, NestedShare, Partition, Policy, Stop};
+use papr_services::partition::{
+    Characteristics, Level, NestedShare, Partition, Policy, RunState, Stop,
+};
 use papr_services::radix::{BuildError, build_partition_tree};
 use papr_services::rtas;
 use papr_services::tree::TreeError;
+use spin::mutex::SpinMutex;
 
-use super::host::{Services, partition_table_control};
+use super::host::{Services, Shared, partition_table_control};
 use super::partition_table::PartitionTable;
-use super::run::RunLoop;
-use super::{random, tlb};
+use super::run::{End, RunLoop};
+use super::{idle, random, tlb};
 use crate::handover::Handover;
 use crate::machine::PowerAction;
 use crate::payload::{KERNEL_AT, PayloadError, TREE_AREA};
 use crate::stop;
-use crate::thread::this_thread;
+use crate::thread::{Thread, ThreadBlock, this_thread};
+use crate::threads;
 
 /// The partition's LPID; 0 is the firmware's own.
 const LPID: u32 = 1;
@@ -73,18 +82,76 @@ impl fmt::Display for StartError {
 /// Makes the partition and runs it; when it stops, so does the machine.
 pub fn start(handover: Handover) -> ! {
     let machine = handover.machine;
-    let action = match run(handover) {
-        Ok(Stop::PowerOff) => PowerAction::Off,
-        Ok(Stop::Reboot) => PowerAction::Reset,
+    let (shared, blocks, vcpu) = match make(handover) {
+        Ok(made) => made,
         Err(why) => {
             error!("cannot start the partition: {why}");
-            PowerAction::Off
+            stop::power(machine, PowerAction::Off)
         }
     };
-    stop::power(machine, action)
+    threads::start(
+        blocks.into_iter(),
+        Box::new(|thread| {
+            let pir = thread.pir.load(Ordering::Relaxed);
+            match shared.threads.iter().position(|known| *known == pir) {
+                Some(vcpu_id) => run_vcpu(shared, thread, vcpu_id, None),
+                None => error!("thread {pir:#x} has no vCPU to run"),
+            }
+        }),
+    );
+    run_vcpu(shared, this_thread(), 0, Some(vcpu))
 }
 
-fn run(handover: Handover) -> Result<Stop, StartError> {
+/// What a thread does for good: runs one vCPU, whenever that is started.
+fn run_vcpu(
+    shared: &'static Shared,
+    thread: &'static Thread,
+    vcpu_id: usize,
+    first: Option<GuestContext>,
+) -> ! {
+    use_partition_table(&shared.table);
+    let id = u32::try_from(vcpu_id).unwrap_or(u32::MAX);
+    let services = Services::new(shared, id);
+    let mut next = first;
+    loop {
+        let Some(vcpu) = next.take().or_else(|| shared.partition.take_start(id)) else {
+            if shared
+                .partition
+                .vcpus()
+                .iter()
+                .all(|vcpu| vcpu.run_state() == RunState::Stopped)
+            {
+                error!("all vCPUs of the partition stopped themselves, nothing can start one");
+                stop::power(shared.machine, PowerAction::Off);
+            }
+            let now = services.timebase();
+            services.poll(now);
+            idle::stop_until(Lpcr::LD, services.next_poll(), now);
+            threads::clear_doorbell();
+            continue;
+        };
+        match RunLoop::new(thread, &services, vcpu).run() {
+            End::Stopped => {}
+            End::Partition(Stop::PowerOff) => stop::power(shared.machine, PowerAction::Off),
+            End::Partition(Stop::Reboot) => stop::power(shared.machine, PowerAction::Reset),
+        }
+    }
+}
+
+/// Lets this thread translate by the partition table.
+fn use_partition_table(table: &PartitionTable) {
+    // SAFETY: the firmware runs with translation off; the table's valid entries map partitions' memory only.
+    unsafe { mtspr(spr::Ptcr(partition_table_control(table.ra()))) };
+    // SAFETY: a 56-bit decrementer for the firmware's own waits, which it and doorbells end.
+    unsafe { mtspr(mfspr::<Lpcr>() | Lpcr::LD | Lpcr::PECE) };
+    ptesync();
+    isync();
+}
+
+/// The partition, blocks for its other threads, the registers of its first vCPU.
+type Made = (&'static Shared, Vec<&'static ThreadBlock>, GuestContext);
+
+fn make(handover: Handover) -> Result<Made, StartError> {
     let is_qemu = handover.inputs.is_qemu();
     let table = PartitionTable::take();
     let pool = TablePool::new(handover.pool.ra, handover.pool.words).map_err(StartError::Pool)?;
@@ -93,10 +160,7 @@ fn run(handover: Handover) -> Result<Stop, StartError> {
     handover.payload.place(&ram).map_err(StartError::Payload)?;
 
     table.set(LPID, [tree.partition_table_word(), 0]);
-    // SAFETY: the firmware runs with translation off; the table's one valid entry maps the partition's memory only.
-    unsafe { mtspr(spr::Ptcr(partition_table_control(table.ra()))) };
-    ptesync();
-    isync();
+    use_partition_table(&table);
     tlb::run(Flush::Partition { lpid: LPID }, is_qemu);
 
     let level = match handover.pvr.family() {
@@ -115,23 +179,29 @@ fn run(handover: Handover) -> Result<Stop, StartError> {
         tables: Arc::new(TableQuota::new(pool, 8 * handover.pool.words.len() as u64)),
         lpids: Arc::new(Lpids::new(LPID + 1..LPIDS)),
     };
-    let partition = Partition::new(
-        ram,
-        LPID,
-        tree.partition_table_word(),
-        NonZeroU16::MIN,
-        policy,
-        share,
-    );
+    let mut threads = Vec::from([this_thread().pir.load(Ordering::Relaxed)]);
+    threads.extend(threads::parked().into_iter().take(handover.blocks.len()));
+    let vcpus = u16::try_from(threads.len())
+        .ok()
+        .and_then(NonZeroU16::new)
+        .unwrap_or(NonZeroU16::MIN);
+    let partition = Partition::new(ram, LPID, tree.partition_table_word(), vcpus, policy, share);
     describe(&partition, &handover)?;
 
-    let services = Services::new(handover.machine, &partition, 0, table, is_qemu);
     let entry = handover.payload.entry;
     let vcpu = partition.boot_context(entry, Gra(KERNEL_AT), DEVICE_TREE);
     let megabytes: u64 = partition.ram.extents().iter().map(|e| e.len() >> 20).sum();
-    info!("partition {LPID} with {megabytes} MiB starts");
+    info!("partition {LPID} with {megabytes} MiB and {vcpus} vCPUs starts");
     crate::boot::announce_payload(entry.0);
-    Ok(RunLoop::new(this_thread(), &services, &partition, 0, vcpu).run())
+    let shared = Shared {
+        machine: handover.machine,
+        partition,
+        table,
+        threads,
+        is_qemu,
+        terminal: SpinMutex::default(),
+    };
+    Ok((Box::leak(Box::new(shared)), handover.blocks, vcpu))
 }
 
 /// Writes the device tree and the RTAS page into the partition's memory.

@@ -3,14 +3,10 @@
 //! The architecture's way is LPCR[MER]: a mediated external interrupt reaches the hypervisor (0x500) as soon as the
 //! guest sets EE. QEMU stores MER and does nothing with it, but there a hypervisor doorbell waits for EE as well, even
 //! at HV=0 (on hardware it would interrupt at once), so a doorbell to ourselves does the same job.
-#![expect(unsafe_code, reason = "sends and clears doorbells")]
-
 use isa::context::{Changed, GuestContext};
 use isa::lpcr::Lpcr;
-use isa::spr::{self, mfspr};
 
-/// Message type of a hypervisor doorbell in RB.
-const HYPERVISOR_DOORBELL: u64 = 5 << 27;
+use crate::threads;
 
 /// QEMU has no mediated external interrupt: LPCR[MER] has no effect (target/ppc/excp_helper.c).
 fn mediated_interrupts_are_missing(is_qemu: bool) -> bool {
@@ -20,13 +16,16 @@ fn mediated_interrupts_are_missing(is_qemu: bool) -> bool {
 /// The request that is out on this thread.
 pub(super) struct ExternalWindow {
     is_qemu: bool,
+    /// This thread.
+    pir: u32,
     doorbell: bool,
 }
 
 impl ExternalWindow {
-    pub(super) const fn new(is_qemu: bool) -> Self {
+    pub(super) const fn new(is_qemu: bool, pir: u32) -> Self {
         Self {
             is_qemu,
+            pir,
             doorbell: false,
         }
     }
@@ -35,15 +34,10 @@ impl ExternalWindow {
     pub(super) fn set(&mut self, context: &mut GuestContext, wanted: bool) {
         if mediated_interrupts_are_missing(self.is_qemu) {
             if self.doorbell != wanted {
-                let target = HYPERVISOR_DOORBELL | mfspr::<spr::Pir>().0;
                 if wanted {
-                    isa::barrier::sync();
-                    // SAFETY: a doorbell to this thread; it is taken by the guest exit path.
-                    unsafe {
-                        core::arch::asm!(".long 0x7c00019c | ({0} << 11)", in(reg) target, options(nostack));
-                    }
+                    threads::ring(self.pir);
                 } else {
-                    clear();
+                    threads::clear_doorbell();
                 }
                 self.doorbell = wanted;
             }
@@ -56,12 +50,5 @@ impl ExternalWindow {
     /// The guest left because of a doorbell (0xe80): the request has been delivered.
     pub(super) fn delivered(&mut self) {
         self.doorbell = false;
-    }
-}
-
-fn clear() {
-    // SAFETY: drops a doorbell of this thread that nobody waits for any more.
-    unsafe {
-        core::arch::asm!(".long 0x7c0001dc | ({0} << 11)", in(reg) HYPERVISOR_DOORBELL, options(nostack));
     }
 }
