@@ -44,6 +44,8 @@ pub(crate) struct Machine {
     pub memory: u64,
     /// Hardware server number of this thread.
     pub server: u64,
+    /// Interrupt source of the console.
+    pub console_source: Option<u32>,
     /// `seed=` of the arguments, for random cases.
     pub seed: u64,
 }
@@ -66,6 +68,7 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
         rtas: Rtas::new(tree.as_ref()),
         memory: memory(tree.as_ref()),
         server: server(tree.as_ref()),
+        console_source: tree.and_then(|t| t.number(&["vdevice", "vty"], "interrupts")),
     };
     if let Some(token) = machine.rtas.token("power-off") {
         POWER_OFF.store(token, Ordering::Relaxed);

@@ -42,6 +42,7 @@ const CASES: &[(u64, Cases)] = &[
     (nr::H_XIRR, xirr),
     (nr::H_REGISTER_VPA, processor::vpa),
     (nr::H_CEDE, processor::cede),
+    (nr::H_CEDE, processor::areas),
     (nr::H_CONFER, processor::confer),
     (nr::H_PROD, processor::prod),
     (nr::H_GET_CPU_CHARACTERISTICS, processor::characteristics),

@@ -85,6 +85,64 @@ pub(super) fn vpa(machine: &Machine) {
     );
 }
 
+/// What the firmware writes into the areas when the processor is given up: yield count and dispatch trace log.
+pub(super) fn areas(machine: &Machine) {
+    const ENTRY: u64 = 48;
+    let me = machine.server;
+    let log = VPA + 0x1000;
+    let register = |kind: u64, at| hcall(nr::H_REGISTER_VPA, [kind << 45, me, at]).code();
+    mem::fill(VPA, 0x2000, 0);
+    mem::write16(VPA + 4, 0x400u16.to_be());
+    mem::write32(log + 4, (4 * ENTRY as u32).to_be());
+    case("hcall/areas-vpa", register(1, VPA), 0);
+    case("hcall/areas-log", register(2, log), 0);
+    // Voluntary waits are logged.
+    mem::write8(VPA + 0xb8, 1);
+    let yields = || u64::from(u32::from_be(mem::read32(VPA + 0x100)));
+    let index = || u64::from_be(mem::read64(VPA + 0x218));
+    case("hcall/areas-yields-even", yields() % 2, 0);
+    let sleep = || {
+        probe::set_decrementer(100_000);
+        let code = hcall(nr::H_CEDE, []).code();
+        probe::set_decrementer(0x7fff_ffff);
+        probe::set_msr(probe::MSR);
+        code
+    };
+    for n in 1..=6u64 {
+        let (before, start) = (yields(), probe::time_base());
+        case(format_args!("hcall/areas-cede-{n}"), sleep(), 0);
+        let after = yields();
+        holds(
+            format_args!("hcall/areas-yields-{n}"),
+            after > before && after % 2 == 0,
+        );
+        case(format_args!("hcall/areas-log-index-{n}"), index(), n);
+        // A ring of four.
+        let entry = log + (n - 1) % 4 * ENTRY;
+        let time = u64::from_be(mem::read64(entry + 0x10));
+        let now = probe::time_base();
+        holds(
+            format_args!("hcall/areas-log-time-{n}"),
+            (start..=now).contains(&time),
+        );
+    }
+    let behind = (0..8).map(|n| mem::read64(log + 4 * ENTRY + 8 * n)).sum();
+    case("hcall/areas-log-stays-inside", behind, 0u64);
+    mem::write8(VPA + 0xb8, 0);
+    case("hcall/areas-cede-unlogged", sleep(), 0);
+    case("hcall/areas-not-logged", index(), 6);
+    case("hcall/areas-log-off", register(6, 0), 0);
+    mem::fill(log, 0x100, 0);
+    mem::write8(VPA + 0xb8, 1);
+    case("hcall/areas-cede-without-log", sleep(), 0);
+    let written = (0..32).map(|n| mem::read64(log + 8 * n)).sum();
+    case("hcall/areas-log-let-go", written, 0u64);
+    case("hcall/areas-vpa-off", register(5, 0), 0);
+    let last = yields();
+    case("hcall/areas-cede-without-vpa", sleep(), 0);
+    case("hcall/areas-vpa-let-go", yields(), last);
+}
+
 pub(super) fn cede(_: &Machine) {
     probe::set_decrementer(2_000_000);
     let start = probe::time_base();

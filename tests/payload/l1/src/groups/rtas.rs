@@ -305,22 +305,55 @@ fn display(_: &Machine, token: u32) {
     expect("display-character", token, &[u32::from(b'\n')], 1, (0, 0));
 }
 
+/// The console's interrupt source is the one that every partition has.
 fn set_xive(machine: &Machine, token: u32) {
-    expect(
-        "set-xive-unknown",
-        token,
-        &[0xff_fff0, machine.server as u32, 5],
-        1,
-        (0, BAD),
-    );
+    let me = machine.server as u32;
+    expect("set-xive-unknown", token, &[0xff_fff0, me, 5], 1, (0, BAD));
+    expect("set-xive-spurious", token, &[0, me, 5], 1, (0, BAD));
+    let (Some(source), Some(get)) = (machine.console_source, machine.rtas.token("ibm,get-xive"))
+    else {
+        skip("rtas/set-xive", "the console has no interrupt");
+        return;
+    };
+    expect("set-xive-server", token, &[source, 0x7fff, 5], 1, (0, BAD));
+    expect("set-xive-priority", token, &[source, me, 256], 1, (0, BAD));
+    for priority in [5, 0, 0xff] {
+        expect(
+            format_args!("set-xive-{priority}"),
+            token,
+            &[source, me, priority],
+            1,
+            (0, 0),
+        );
+        expect(
+            format_args!("get-xive-{priority}"),
+            get,
+            &[source],
+            3,
+            (0, 0),
+        );
+        case(
+            format_args!("rtas/get-xive-{priority}-server"),
+            u64::from(result(SCRATCH, 1, 1)),
+            machine.server,
+        );
+        case(
+            format_args!("rtas/get-xive-{priority}-priority"),
+            u64::from(result(SCRATCH, 1, 2)),
+            u64::from(priority),
+        );
+    }
 }
 
 fn get_xive(_: &Machine, token: u32) {
     expect("get-xive-unknown", token, &[0xff_fff0], 3, (0, BAD));
 }
 
-fn int_on_off(_: &Machine, token: u32) {
+fn int_on_off(machine: &Machine, token: u32) {
     expect("int-on-off-unknown", token, &[0xff_fff0], 1, (0, BAD));
+    if let Some(source) = machine.console_source {
+        expect("int-on-off", token, &[source], 1, (0, 0));
+    }
 }
 
 fn get_parameter(machine: &Machine, token: u32) {
