@@ -63,6 +63,16 @@ fn nested() -> Choice {
     Choice::new(Mode::Nested)
 }
 
+/// The kernel of the case with eight threads uses them all.
+fn all_threads_are_online(lines: &[String]) -> Result<(), String> {
+    let online = |line: &String| line.contains("NIDUS-L1-USERLAND") && line.contains(" cpus=8 ");
+    if lines.iter().any(online) {
+        Ok(())
+    } else {
+        Err("L1's userland does not see 8 processors".to_owned())
+    }
+}
+
 /// All cases. The long ones come first, so that two at a time end at about the same time.
 pub fn cases() -> Vec<Case> {
     let boot = |name, choice, checks| Case {
@@ -105,6 +115,15 @@ pub fn cases() -> Vec<Case> {
             },
             vec![],
         ),
+        boot(
+            "nested-smp",
+            Choice {
+                smp: "4".to_owned(),
+                l2_smp: 2,
+                ..nested()
+            },
+            vec![],
+        ),
         boot("nested-7.2", nested(), vec![]),
         boot(
             "nested-6.12",
@@ -133,6 +152,14 @@ pub fn cases() -> Vec<Case> {
             vec![counters::come_and_go, counters::large_leaves_only],
         ),
         boot("papr-7.2", Choice::new(Mode::Papr), vec![]),
+        boot(
+            "papr-smp8",
+            Choice {
+                smp: "8,cores=2,threads=4".to_owned(),
+                ..Choice::new(Mode::Papr)
+            },
+            vec![all_threads_are_online],
+        ),
         boot(
             "papr-6.12",
             Choice {
