@@ -2,8 +2,9 @@
 //!
 //! 512 MHz on POWER10 and Power11, the same on all threads of the machine once chip TODs are synchronised. It is a
 //! count, not a date. On the host each test thread has a clock of its own ([`fake`]) that moves a little at each
-//! reading, so every bounded wait ends. The surprising fact: a hypervisor may move it for a guest but the firmware never
-//! writes it, because siblings share it.
+//! reading, so every bounded wait ends. The surprising fact: the resident hypervisor moves a thread's time base while
+//! it runs a nested guest, by what the partition asks for, so it may wrap at any time: differences are taken, never
+//! moments compared.
 #![cfg_attr(target_arch = "powerpc64", expect(unsafe_code, reason = "owns mftb"))]
 
 use core::time::Duration;
@@ -78,13 +79,19 @@ pub fn now() -> Ticks {
 
 /// A moment after which something has taken too long. Every wait for hardware has one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Deadline(Ticks);
+pub struct Deadline {
+    start: Ticks,
+    length: Ticks,
+}
 
 impl Deadline {
     /// `length` from now.
     #[must_use]
     pub fn after(length: Ticks) -> Self {
-        Self(Ticks(now().0.saturating_add(length.0)))
+        Self {
+            start: now(),
+            length,
+        }
     }
 
     /// `n` microseconds from now.
@@ -102,7 +109,7 @@ impl Deadline {
     /// Whether the moment has come.
     #[must_use]
     pub fn has_passed(self) -> bool {
-        now() >= self.0
+        now().0.wrapping_sub(self.start.0) >= self.length.0
     }
 
     /// Calls `poll` until it answers something, at least once and once more after the moment came. `None` is a
@@ -160,7 +167,7 @@ pub mod fake {
 
     pub(super) fn tick() -> u64 {
         let now = NOW.get();
-        NOW.set(now.saturating_add(STEP.get()));
+        NOW.set(now.wrapping_add(STEP.get()));
         now
     }
 
@@ -220,6 +227,17 @@ mod tests {
             "a late first poll still counts"
         );
         assert!(asked);
+    }
+
+    #[test]
+    fn a_wait_ends_although_the_time_base_wraps() {
+        fake::set(Ticks(u64::MAX - 1024));
+        let mut polls = 0;
+        let answer = Deadline::after_us(10).wait_for(|| {
+            polls += 1;
+            (polls > 100).then_some(())
+        });
+        assert_eq!((answer, polls), (None, 10));
     }
 
     #[test]
