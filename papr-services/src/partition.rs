@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::num::NonZeroU16;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use isa::addr::Gra;
 use isa::context::{Changed, GuestContext};
@@ -258,6 +258,8 @@ pub struct Partition {
     lpcr: AtomicU64,
     /// How many vCPUs are not stopped.
     started: AtomicU16,
+    /// How often it said that its operating system ended.
+    last_words: AtomicU32,
     vcpus: Box<[Vcpu]>,
 }
 
@@ -301,6 +303,7 @@ impl Partition {
             process_table: Mutex::new(0),
             lpcr: AtomicU64::new(START.intersection(CHOSEN).bits()),
             started: AtomicU16::new(1),
+            last_words: AtomicU32::new(0),
             vcpus: (0..vcpus.get()).map(|id| Vcpu::new(run(id))).collect(),
         }
     }
@@ -476,6 +479,14 @@ impl Partition {
         if let Some(server) = risen.filter(|server| *server != caller) {
             host.kick(server);
         }
+    }
+
+    /// Counts that the partition said that its operating system ended; answers how often it had before.
+    pub(crate) fn count_last_words(&self) -> u32 {
+        let more = |count: u32| Some(count.saturating_add(1));
+        self.last_words
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .unwrap_or(u32::MAX)
     }
 
     /// Adds to the counters of nested guests' time in the VPA of vCPU `id`, in time base ticks: from the call until

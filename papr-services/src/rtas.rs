@@ -415,6 +415,8 @@ fn start_cpu<H: Host>(
 
 /// Longest message of a dying operating system that is reported.
 const LAST_WORDS: usize = 128;
+/// Messages that are reported: a kernel sends one, but nothing keeps a partition from calling for ever.
+const MOST_LAST_WORDS: u32 = 8;
 
 fn os_term(partition: &Partition, message: Gra) -> Result<Values, Status> {
     let mut text = [0; LAST_WORDS];
@@ -439,10 +441,12 @@ fn os_term(partition: &Partition, message: Gra) -> Result<Values, Status> {
     let text = core::str::from_utf8(&text)
         .unwrap_or("")
         .trim_end_matches('\0');
-    log::error!(
-        "partition {}: operating system ended: {text}",
-        partition.lpid
-    );
+    if partition.count_last_words() < MOST_LAST_WORDS {
+        log::error!(
+            "partition {}: operating system ended: {text}",
+            partition.lpid
+        );
+    }
     Ok(Values::new())
 }
 

@@ -364,6 +364,35 @@ fn last_words_are_read_to_their_end() {
     assert_eq!(status(&mut world, "ibm,os-term", &[BUFFER]), 0);
 }
 
+/// Counts the lines that the tests of one thread log.
+struct Lines;
+
+std::thread_local! {
+    static LINES: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, _: &log::Record<'_>) {
+        LINES.set(LINES.get() + 1);
+    }
+    fn flush(&self) {}
+}
+
+#[test]
+fn last_words_do_not_flood_the_log() {
+    // Another test of this process may have set it already.
+    let _ = log::set_logger(&Lines);
+    log::set_max_level(log::LevelFilter::Trace);
+    let mut world = World::new(1);
+    for _ in 0..1000 {
+        assert_eq!(status(&mut world, "ibm,os-term", &[BUFFER]), 0);
+    }
+    assert!((1..=8).contains(&LINES.get()), "{}", LINES.get());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
