@@ -9,7 +9,7 @@ use crate::partition::Partition;
 /// DAWRX: the hypervisor's accesses match.
 const DAWRX_HYPERVISOR: u64 = 4;
 /// DAWRX fields that a partition may set: length, DW, DR, WT, WTI, and matches in privileged and problem state.
-const DAWRX_PARTITION: u64 = 0xfc00 | 0x78 | 3;
+pub(crate) const DAWRX_PARTITION: u64 = 0xfc00 | 0x78 | 3;
 /// CIABR: which state matches; 3 is the hypervisor.
 const CIABR_STATE: u64 = 3;
 

@@ -201,7 +201,7 @@ elements! {
     0x1037 SPRG1                    8 Thread RW [vcpu.context.sprg[1]]          Rule::Any,            "SPR 273";
     0x1038 SPRG2                    8 Thread RW [vcpu.context.sprg[2]]          Rule::Any,            "SPR 274";
     0x1039 SPRG3                    8 Thread RW [vcpu.context.sprg[3]]          Rule::Any,            "SPR 275";
-    0x103a PPR                      8 Thread RW [vcpu.context.ppr]              Rule::Any,            "SPR 896";
+    0x103a PPR                      8 Thread RW [vcpu.context.ppr]              Rule::Ppr,            "SPR 896";
     0x103b MMCR0                    8 Thread RW [vcpu.context.mmcr[0]]          Rule::Any,            "SPR 795";
     0x103c MMCR1                    8 Thread RW [vcpu.context.mmcr[1]]          Rule::Any,            "SPR 798";
     0x103d MMCR2                    8 Thread RW [vcpu.context.mmcr[2]]          Rule::Any,            "SPR 785";

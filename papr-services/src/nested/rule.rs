@@ -12,6 +12,7 @@ use super::buffer;
 use super::capability::Level;
 use super::element::Words;
 use crate::guest_ram::GuestRam;
+pub(super) use crate::set_mode::DAWRX_PARTITION as DAWRX;
 
 /// What values an element takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum Rule {
     Hdexcr,
     /// Never matches in hypervisor state.
     Ciabr,
+    /// See [`accept_ppr`].
+    Ppr,
     /// A multiple of 2^24: what TBU40 can set.
     TbOffset,
     /// See [`Limits::level`].
@@ -93,8 +96,6 @@ pub const MSR_SETTABLE: u64 = Msr::SF.bits()
 const MSR_FE0_SE_BE_FE1: u64 = 0xf00;
 /// Performance monitor mark.
 const MSR_PMM: u64 = 4;
-/// DAWRX without its hypervisor-state bit (0x4) and without reserved bits.
-pub(super) const DAWRX: u64 = 0xffff_fffb;
 /// The PRIV field of CIABR; 3 is hypervisor state.
 const CIABR_PRIV: u64 = 3;
 /// Restrictions that HDEXCR can add for problem state: all aspects but the first (SBHE), which is a permission.
@@ -124,6 +125,13 @@ fn accept_hdexcr(value: u64, own: u64) -> Option<u64> {
     (value & !HDEXCR_DEFINED == 0).then_some(value & HDEXCR_SETTABLE | own)
 }
 
+/// PPR: the priority alone. The highest is the hypervisor's; a partition that asks for it gets the next one.
+fn accept_ppr(value: u64) -> u64 {
+    const PRIORITY: u64 = 7 << 50;
+    const HIGH: u64 = 6 << 50;
+    (value & PRIORITY).min(HIGH)
+}
+
 /// Smallest and largest process table, log2 of the bytes.
 const PROCESS_TABLE_SHIFTS: core::ops::RangeInclusive<u32> = 12..=36;
 
@@ -141,6 +149,7 @@ impl Limits<'_> {
             Rule::Lpcr => one(accept_lpcr(first)),
             Rule::Hfscr => Some([first & (self.own.hfscr | HFSCR_CAUSE), 0, 0]),
             Rule::Amor => Some([first & self.own.amor, 0, 0]),
+            Rule::Ppr => Some([accept_ppr(first), 0, 0]),
             Rule::Hdexcr => one(accept_hdexcr(first, self.own.hdexcr)),
             Rule::Ciabr => {
                 let hypervisor = first & CIABR_PRIV == CIABR_PRIV;

@@ -321,11 +321,12 @@ impl Running {
             _ => interrupt(self, env),
         };
         if verdict == Verdict::Resume {
+            // The cause was for us: neither the guest nor the partition sees it.
+            let context = &mut self.vcpu.context;
+            context.msr = context.machine_state().bits();
             if self.guest.is_dying() || env.host.interrupt_pending() {
                 return Verdict::Leave(Exit::Interrupted);
             }
-            let context = &mut self.vcpu.context;
-            context.msr = context.machine_state().bits();
             self.deliver_external();
         }
         verdict

@@ -93,9 +93,9 @@ fn sample(id: u16, element: &Element) -> Vec<u8> {
             16 => pair(mark, !mark),
             _ => double(mark),
         },
-        Rule::Mask(mask) if element.len == 4 => {
-            word(u32::try_from(mask & 0x1000_0000).unwrap() | u32::from(id) << 4)
-        }
+        // The two DAWRX: different lengths.
+        Rule::Mask(_) if element.len == 4 => word(0x1 | u32::from(id & 3) << 10),
+        Rule::Ppr => double(4 << 50),
         Rule::Mask(_) => double(1),
         Rule::Msr => double((Msr::SF | Msr::ME | Msr::DR | Msr::RI).bits()),
         Rule::Lpcr => double((Lpcr::ILE | Lpcr::AIL | Lpcr::LD | Lpcr::GTSE).bits()),
@@ -473,8 +473,16 @@ proptest! {
     fn debug_registers_never_match_the_hypervisor(value in values()) {
         prop_assert_ne!(accept(Rule::Ciabr, value).unwrap() & 3, 3);
         for dawrx in [&element::DAWRX0, &element::DAWRX1] {
-            prop_assert_eq!(accept(dawrx.rule, value & 0xffff_ffff).unwrap() & 4, 0);
+            // Length, DW, DR, WT, WTI, privileged and problem state.
+            prop_assert_eq!(accept(dawrx.rule, value & 0xffff_ffff).unwrap() & !0xfc7b, 0);
         }
+    }
+
+    #[test]
+    fn no_guest_has_the_hypervisors_priority(value in values()) {
+        let ppr = accept(element::PPR.rule, value).unwrap();
+        prop_assert_eq!(ppr & !(7 << 50), 0);
+        prop_assert_ne!(ppr >> 50, 7);
     }
 
     #[test]

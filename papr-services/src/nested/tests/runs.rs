@@ -1027,5 +1027,10 @@ fn an_interrupt_that_rises_during_a_fault_ends_the_run() {
         1,
         "the fault is solved all the same"
     );
+    assert_eq!(
+        running.context().msr,
+        KERNEL,
+        "the cause of a fault that the partition does not see"
+    );
     world.leave(running, Exit::Interrupted);
 }
