@@ -108,6 +108,8 @@ const PSSCR_GUEST: u64 = 0x3ff;
 pub(super) fn store_resident(c: &mut GuestContext, host_now: u64) {
     // Right behind the reading of `host_now`: what lies between makes the expiry early, at every exit again.
     c.dec_expiry = timer::decrementer_expiry(c.lpcr, host_now);
+    // What is newer in the context (an interrupt that was delivered when the run ended) must not be read over.
+    load_changed(c);
     // The performance monitor first, frozen, so that it counts nothing of ours.
     c.mmcr[0] = mfspr::<spr::Mmcr0>().0;
     load(spr::Mmcr0(MMCR0_FC | MMCR0_PMCCEXT));
@@ -162,9 +164,6 @@ pub(super) fn load_changed(c: &mut GuestContext) {
     if c.changed.contains(Changed::FAULT) {
         load(spr::Dar(c.dar));
         load(spr::Dsisr(c.dsisr));
-    }
-    if c.changed.contains(Changed::DOORBELL) {
-        load(spr::Dpdes(c.dpdes));
     }
     if c.changed.contains(Changed::SPRG0) {
         load(spr::Sprg0(c.sprg[0]));

@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 use isa::context::GuestContext;
 use isa::msr::Msr;
 use isa::spr::{self, mfspr, mtspr};
-use log::{error, warn};
+use log::error;
 use papr_services::nested::Env;
 use papr_services::nested::run::{Exit, Running, Verdict};
 use papr_services::partition::{Partition, Stop, Vcpu};
@@ -300,7 +300,7 @@ impl<'m> RunLoop<'m> {
 /// the chip's own recovery; what is left here is to say so.
 fn clear_maintenance() {
     let causes = mfspr::<spr::Hmer>().0;
-    warn!("hypervisor maintenance interrupt, HMER {causes:#x}");
+    crate::limited!(warn, "hypervisor maintenance interrupt, HMER {causes:#x}");
     // SAFETY: HMER only reports; writing zeroes clears (writes AND).
     unsafe { mtspr(spr::Hmer(0)) };
 }

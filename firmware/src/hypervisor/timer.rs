@@ -58,7 +58,11 @@ pub(super) fn load_decrementer(lpcr: Lpcr, expiry: u64, host_now: u64) {
     } else {
         i64::from(i32::MAX)
     };
-    let left = expiry.wrapping_sub(host_now).cast_signed().clamp(-far, far);
+    // Half way down at most: at the lowest value the register wraps with the next tick, and the exception is gone.
+    let left = expiry
+        .wrapping_sub(host_now)
+        .cast_signed()
+        .clamp(-far / 2, far);
     // SAFETY: the decrementer interrupts guests only: the firmware runs with EE=0.
     unsafe { mtspr(spr::Dec(left.cast_unsigned())) };
 }

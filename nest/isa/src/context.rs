@@ -22,12 +22,10 @@ bitflags! {
         const DEBUG = 2;
         /// SRR0, SRR1.
         const SRR = 4;
-        /// DPDES.
-        const DOORBELL = 8;
         /// SPRG0.
-        const SPRG0 = 16;
+        const SPRG0 = 8;
         /// DAR, DSISR.
-        const FAULT = 32;
+        const FAULT = 16;
     }
 }
 
