@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "executes stop")]
 
 use isa::lpcr::Lpcr;
-use isa::spr::{self, mtspr};
+use isa::spr::{self, mfspr, mtspr};
 
 use super::timer;
 
@@ -19,10 +19,13 @@ pub(super) fn stop_until(lpcr: Lpcr, until: u64, now: u64) {
         return;
     }
     timer::load_decrementer(lpcr, until, now);
+    let guests = mfspr::<spr::Psscr>();
     // SAFETY: levels 0 lose no state; waking needs no interrupt handler because EC = 0.
     unsafe { mtspr(spr::Psscr(0)) };
     isa::barrier::sync();
     isa::barrier::isync();
     // SAFETY: PSSCR is as said above; LPCR[PECE] of every guest lets the decrementer wake the thread.
     unsafe { core::arch::asm!("stop", options(nostack)) };
+    // SAFETY: what was in force while the guest ran.
+    unsafe { mtspr(guests) };
 }

@@ -103,6 +103,9 @@ copied! {
 /// Fields of PSSCR that a guest may set: transition, maximum and requested level. The rest limits its `stop` and stays
 /// the firmware's.
 const PSSCR_GUEST: u64 = 0x3ff;
+/// PSSCR[EC]: makes a guest's `stop` leave to the hypervisor. Without it the thread sleeps, and no hypervisor
+/// decrementer ends that.
+const PSSCR_EC: u64 = 1 << 20;
 
 /// Takes every register of the resident guest out of the hardware. Afterwards the context is whole.
 pub(super) fn store_resident(c: &mut GuestContext, host_now: u64) {
@@ -132,11 +135,11 @@ pub(super) fn load_resident(c: &mut GuestContext, lpid: u32, thread_offset: &mut
     load_if_new(c.lpcr);
     load_if_new(spr::Pidr(c.pidr));
     isync();
-    clear_segments();
+    clear_leftovers();
     load_copied(c);
     load(spr::CtrlWrite(c.ctrl));
     load(spr::Psscr(
-        mfspr::<spr::Psscr>().0 & !PSSCR_GUEST | c.psscr & PSSCR_GUEST,
+        mfspr::<spr::Psscr>().0 & !PSSCR_GUEST | c.psscr & PSSCR_GUEST | PSSCR_EC,
     ));
     load(spr::Mmcr0(c.mmcr[0]));
     load_vector_registers(c);
@@ -188,11 +191,11 @@ fn load_debug(c: &GuestContext) {
     load_if_new(spr::Dawrx1(c.dawrx[1]));
 }
 
-/// Invalidates the four segment entries that a radix guest can plant with bolted-entry instructions, and the copy
-/// buffer: nothing of one guest is left for the next.
-fn clear_segments() {
+/// Clears what is no register: the four segment entries that a radix guest can plant with bolted-entry instructions,
+/// the copy buffer, and the branch history. Nothing of one guest is left for the next.
+fn clear_leftovers() {
     // SAFETY: segments mean nothing to radix translation and the firmware translates nothing; `cp_abort` drops the
-    // state of a `copy` without its `paste`.
+    // state of a `copy` without its `paste`, `clrbhrb` a record that the firmware does not keep.
     unsafe {
         core::arch::asm!(
             "slbmte {zero}, {zero}",
@@ -200,6 +203,7 @@ fn clear_segments() {
             "slbmte {zero}, {two}",
             "slbmte {zero}, {three}",
             ".long 0x7c00068c", // cp_abort
+            ".long 0x7c00035c", // clrbhrb
             "isync",
             zero = in(reg_nonzero) 0u64,
             one = in(reg_nonzero) 1u64,
