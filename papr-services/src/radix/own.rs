@@ -1,0 +1,115 @@
+//! A partition's own tree: its memory, mapped by the largest leaves that its extents allow.
+//!
+//! The surprising fact: it is never walked by software. Calls look addresses up in the list of extents; the tree is
+//! for hardware alone.
+
+use isa::addr::Ra;
+use isa::pte::{self, PageSize, Pte};
+
+use super::{Changed, Level, NoPlace, Place, Root, TableMemMut, place};
+use crate::guest_ram::Extent;
+use crate::nested::pool::{Table, TablePool};
+
+/// A partition's own tree, made once from its extents. Holes are not mapped.
+#[must_use = "the tables of the tree are lost with it"]
+#[derive(Debug)]
+pub struct PartitionTree {
+    root: Table,
+}
+
+impl PartitionTree {
+    /// Where it begins, for walks.
+    #[must_use]
+    pub fn root(&self) -> Root<Ra> {
+        Root {
+            base: self.root.ra(),
+        }
+    }
+
+    /// First doubleword of the partition-table entry for it.
+    #[must_use]
+    pub fn partition_table_word(&self) -> u64 {
+        pte::pate_root(self.root.ra().0)
+    }
+
+    /// Gives all its tables back. The partition-table entry is gone and a flush has run: that is the caller's part.
+    pub fn free(self, pool: &TablePool) {
+        pool.free_tree(self.root, Level::Root);
+    }
+}
+
+/// Why a partition's tree could not be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// The pool has no table left.
+    OutOfTables,
+    /// Two extents overlap, or one lies outside the 52-bit space or on no 64 KiB boundary.
+    BadExtents,
+}
+
+/// What every leaf of a partition's own memory has. R and C are set from the start, so that no storage interrupt
+/// comes for them; the partition does not see these.
+const OWN_MEMORY: Pte = Pte::VALID
+    .union(Pte::LEAF)
+    .union(Pte::R)
+    .union(Pte::C)
+    .union(Pte::READ)
+    .union(Pte::WRITE)
+    .union(Pte::EXECUTE);
+
+/// Builds the tree of a partition: every extent with the largest leaves that its two addresses allow.
+///
+/// # Errors
+/// [`BuildError`]; no table is kept then.
+pub fn build_partition_tree(
+    pool: &TablePool,
+    extents: &[Extent],
+) -> Result<PartitionTree, BuildError> {
+    let tree = PartitionTree {
+        root: pool.allocate(Level::Root).ok_or(BuildError::OutOfTables)?,
+    };
+    match extents
+        .iter()
+        .try_for_each(|extent| map_extent(pool, tree.root(), extent))
+    {
+        Ok(()) => Ok(tree),
+        Err(error) => {
+            tree.free(pool);
+            Err(error)
+        }
+    }
+}
+
+fn map_extent(pool: &TablePool, root: Root<Ra>, extent: &Extent) -> Result<(), BuildError> {
+    const SIZES: [PageSize; 3] = [PageSize::Size1G, PageSize::Size2M, PageSize::Size64K];
+    let (mut gra, mut ra, mut rest) = (extent.gra, extent.ra, extent.len());
+    while rest != 0 {
+        let size = SIZES
+            .into_iter()
+            .find(|s| rest >= s.bytes() && gra.is_aligned(s.bytes()) && ra.is_aligned(s.bytes()))
+            .ok_or(BuildError::BadExtents)?;
+        let end = gra.checked_add(size.bytes());
+        let next_ra = ra.checked_add(size.bytes());
+        let (Some(end), Some(next_ra)) = (end, next_ra) else {
+            return Err(BuildError::BadExtents);
+        };
+        if end.0 > 1 << pte::ADDRESS_BITS || ra.0 & !pte::RPN != 0 {
+            return Err(BuildError::BadExtents);
+        }
+        match place(pool, root, gra, size) {
+            Ok(Place::Slot {
+                at,
+                entry: 0,
+                size: there,
+            }) if there == size => pool
+                .compare_exchange(at, 0, OWN_MEMORY.bits() | ra.0)
+                .map_err(|Changed| BuildError::BadExtents)?,
+            Err(NoPlace::OutOfTables) => return Err(BuildError::OutOfTables),
+            Ok(Place::Slot { .. } | Place::Blocked { .. }) | Err(NoPlace::BadTree) => {
+                return Err(BuildError::BadExtents);
+            }
+        }
+        (gra, ra, rest) = (end, next_ra, rest.saturating_sub(size.bytes()));
+    }
+    Ok(())
+}
