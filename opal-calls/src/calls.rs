@@ -21,27 +21,27 @@ pub const MAX_ARGS: usize = 8;
 
 crate::opal_calls! {
     /// Proves that OPAL answers: 0xfeedf00d.
-    0   OPAL_TEST(arg: u64)                                                             absent Always;
+    0   OPAL_TEST(arg: u64)                                                             served Always;
     /// Writes `*len` bytes to a terminal; stores how many were taken.
-    1   OPAL_CONSOLE_WRITE(term: Term, len: OsAddr, buf: OsAddr)                        absent Console [reentrant];
+    1   OPAL_CONSOLE_WRITE(term: Term, len: OsAddr, buf: OsAddr)                        served Console [reentrant];
     /// Reads up to `*len` bytes from a terminal; stores how many there were.
-    2   OPAL_CONSOLE_READ(term: Term, len: OsAddr, buf: OsAddr)                         absent Console [reentrant];
+    2   OPAL_CONSOLE_READ(term: Term, len: OsAddr, buf: OsAddr)                         served Console [reentrant];
     /// Reads the date and the time of day, in BCD.
-    3   OPAL_RTC_READ(ymd: OsAddr, hmsm: OsAddr)                                        absent Rtc;
+    3   OPAL_RTC_READ(ymd: OsAddr, hmsm: OsAddr)                                        served Rtc;
     /// Sets the date and the time of day, in BCD.
-    4   OPAL_RTC_WRITE(ymd: u32, hmsm: u64)                                             absent Rtc;
+    4   OPAL_RTC_WRITE(ymd: u32, hmsm: u64)                                             served Rtc;
     /// Powers the machine off.
-    5   OPAL_CEC_POWER_DOWN(request: u64)                                               absent Always [no_return];
+    5   OPAL_CEC_POWER_DOWN(request: u64)                                               served Always [no_return];
     /// Reboots the machine.
-    6   OPAL_CEC_REBOOT()                                                               absent Always [reentrant no_return];
+    6   OPAL_CEC_REBOOT()                                                               served Always [reentrant no_return];
     /// Copies out of NVRAM.
-    7   OPAL_READ_NVRAM(buf: OsAddr, size: u64, offset: u64)                            absent Nvram;
+    7   OPAL_READ_NVRAM(buf: OsAddr, size: u64, offset: u64)                            served Nvram;
     /// Copies into NVRAM.
-    8   OPAL_WRITE_NVRAM(buf: OsAddr, size: u64, offset: u64)                           absent Nvram;
+    8   OPAL_WRITE_NVRAM(buf: OsAddr, size: u64, offset: u64)                           served Nvram;
     /// Serves an interrupt of the firmware; stores the pending events.
-    9   OPAL_HANDLE_INTERRUPT(isn: Isn, events: OsAddr)                                 absent Always [reports_events];
+    9   OPAL_HANDLE_INTERRUPT(isn: Isn, events: OsAddr)                                 served Always [reports_events];
     /// Runs the firmware's pollers and timers; stores the pending events.
-    10  OPAL_POLL_EVENTS(events: OsAddr)                                                absent Always [reentrant];
+    10  OPAL_POLL_EVENTS(events: OsAddr)                                                served Always [reentrant];
     /// Gives an I/O hub memory for translation tables.
     11  OPAL_PCI_SET_HUB_TCE_MEMORY(hub: u64, addr: OsAddr, size: u64)                  absent OlderChip;
     /// Gives a host bridge memory for translation tables.
@@ -71,7 +71,7 @@ crate::opal_calls! {
     /// Controls a hot-plug slot.
     24  OPAL_PCI_SHPC(phb: PhbId, action: u64, state: OsAddr)                           absent Never;
     /// Stores how many bytes a terminal would take now.
-    25  OPAL_CONSOLE_WRITE_BUFFER_SPACE(term: Term, len: OsAddr)                        absent Console [reentrant];
+    25  OPAL_CONSOLE_WRITE_BUFFER_SPACE(term: Term, len: OsAddr)                        served Console [reentrant];
     /// Thaws an endpoint.
     26  OPAL_PCI_EEH_FREEZE_CLEAR(phb: PhbId, pe: Pe, action: u64)                      absent Phb;
     /// Opens or closes a memory window of a host bridge.
@@ -103,9 +103,9 @@ crate::opal_calls! {
     /// Says what a device must write where for a message interrupt.
     40  OPAL_GET_MSI_64(phb: PhbId, mve: u32, ive: u32, range: u8, addr: OsAddr, data: OsAddr) absent Phb;
     /// Starts a hardware thread at an address.
-    41  OPAL_START_CPU(server: Server, addr: OsAddr)                                    absent Always;
+    41  OPAL_START_CPU(server: Server, addr: OsAddr)                                    served Always;
     /// Says whether a hardware thread is in the firmware, started or not available.
-    42  OPAL_QUERY_CPU_STATUS(server: Server, status: OsAddr)                           absent Always;
+    42  OPAL_QUERY_CPU_STATUS(server: Server, status: OsAddr)                           served Always;
     /// Writes to the operator panel.
     43  OPAL_WRITE_OPPANEL(lines: OsAddr, count: u64)                                   absent Never;
     /// Gives an endpoint a translation table for DMA.
@@ -151,17 +151,17 @@ crate::opal_calls! {
     /// Reads the diagnostic data of a host bridge.
     64  OPAL_PCI_GET_PHB_DIAG_DATA2(phb: PhbId, buf: OsAddr, len: u64)                  absent Phb;
     /// Reads a SCOM register.
-    65  OPAL_XSCOM_READ(chip: ChipId, pcb_addr: u64, value: OsAddr)                     absent Always;
+    65  OPAL_XSCOM_READ(chip: ChipId, pcb_addr: u64, value: OsAddr)                     served Always;
     /// Writes a SCOM register.
-    66  OPAL_XSCOM_WRITE(chip: ChipId, pcb_addr: u64, value: u64)                       absent Always;
+    66  OPAL_XSCOM_WRITE(chip: ChipId, pcb_addr: u64, value: u64)                       served Always;
     /// Reads from the LPC bus.
-    67  OPAL_LPC_READ(chip: ChipId, space: u32, addr: u32, data: OsAddr, size: u32)     absent Lpc;
+    67  OPAL_LPC_READ(chip: ChipId, space: u32, addr: u32, data: OsAddr, size: u32)     served Lpc;
     /// Writes to the LPC bus.
-    68  OPAL_LPC_WRITE(chip: ChipId, space: u32, addr: u32, data: u32, size: u32)       absent Lpc;
+    68  OPAL_LPC_WRITE(chip: ChipId, space: u32, addr: u32, data: u32, size: u32)       served Lpc;
     /// Gives the calling hardware thread back to the firmware.
-    69  OPAL_RETURN_CPU()                                                               absent Always [no_return];
+    69  OPAL_RETURN_CPU()                                                               served Always [no_return];
     /// Changes the interrupts' byte order or the MMU of all hardware threads.
-    70  OPAL_REINIT_CPUS(flags: u64)                                                    absent Always;
+    70  OPAL_REINIT_CPUS(flags: u64)                                                    served Always;
     /// Reads an error log.
     71  OPAL_ELOG_READ(buf: OsAddr, size: u64, id: u64)                                 absent Fsp;
     /// Writes an error log.
@@ -179,9 +179,9 @@ crate::opal_calls! {
     /// Takes a firmware update.
     78  OPAL_FLASH_UPDATE(list: OsAddr)                                                 absent Fsp;
     /// Loads the time base of the calling core from the chip's time of day.
-    79  OPAL_RESYNC_TIMEBASE()                                                          absent Always [slow];
+    79  OPAL_RESYNC_TIMEBASE()                                                          served Always [slow];
     /// Says whether a token is served: 1 or 0.
-    80  OPAL_CHECK_TOKEN(token: u64)                                                    absent Always [reentrant];
+    80  OPAL_CHECK_TOKEN(token: u64)                                                    served Always [reentrant];
     /// Starts a dump.
     81  OPAL_DUMP_INIT(kind: u8)                                                        absent Fsp;
     /// Says which dump is next, and its size.
@@ -191,11 +191,11 @@ crate::opal_calls! {
     /// Acknowledges a dump.
     84  OPAL_DUMP_ACK(id: u32)                                                          absent Fsp;
     /// Fetches the next message.
-    85  OPAL_GET_MSG(buf: OsAddr, size: u64)                                            absent Always;
+    85  OPAL_GET_MSG(buf: OsAddr, size: u64)                                            served Always;
     /// Fetches the message that ends one operation.
-    86  OPAL_CHECK_ASYNC_COMPLETION(buf: OsAddr, size: u64, token: AsyncToken)          absent Always;
+    86  OPAL_CHECK_ASYNC_COMPLETION(buf: OsAddr, size: u64, token: AsyncToken)          served Always;
     /// Ends all access of the firmware to memory of the kernel, before another kernel starts.
-    87  OPAL_SYNC_HOST_REBOOT()                                                         absent Always;
+    87  OPAL_SYNC_HOST_REBOOT()                                                         served Always;
     /// Reads a sensor, 32 bits.
     88  OPAL_SENSOR_READ(sensor: Handle, token: AsyncToken, data: OsAddr)               absent Sensors;
     /// Reads a system parameter.
@@ -253,9 +253,9 @@ crate::opal_calls! {
     /// Sets LEDs.
     115 OPAL_LEDS_SET_INDICATOR(token: AsyncToken, location: OsAddr, mask: u64, value: u64, max: OsAddr) absent Fsp;
     /// Reboots the machine in a given way, with a reason.
-    116 OPAL_CEC_REBOOT2(kind: u32, reason: OsAddr)                                     absent Always [reentrant no_return];
+    116 OPAL_CEC_REBOOT2(kind: u32, reason: OsAddr)                                     served Always [reentrant no_return];
     /// Moves buffered output of a terminal on.
-    117 OPAL_CONSOLE_FLUSH(term: Term)                                                  absent Console [reentrant];
+    117 OPAL_CONSOLE_FLUSH(term: Term)                                                  served Console [reentrant];
     /// Flattens a part of the device tree.
     118 OPAL_GET_DEVICE_TREE(node: Phandle, buf: OsAddr, len: u64)                      absent Always;
     /// Says whether a slot holds something.
@@ -337,7 +337,7 @@ crate::opal_calls! {
     /// Lets one host bridge store to another.
     157 OPAL_PCI_SET_P2P(initiator: PhbId, target: PhbId, descriptor: u64, pe: u16)     absent Phb;
     /// Keeps other hardware threads out of the firmware, or lets them in again.
-    158 OPAL_QUIESCE(kind: u32, target: ServerOrOthers)                                 absent Always;
+    158 OPAL_QUIESCE(kind: u32, target: ServerOrOthers)                                 served Always;
     /// Gives an OpenCAPI link its table of processes.
     159 OPAL_NPU_SPA_SETUP(phb: PhbId, bdfn: u32, addr: OsAddr, pe_mask: u64)           absent OpenCapi;
     /// Drops a cached entry of that table.

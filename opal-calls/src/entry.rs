@@ -117,6 +117,12 @@ impl Entry {
         refused
     }
 
+    /// The call that entry code let in by the steps of [`Entry::arrive`]: it has counted itself already.
+    #[must_use]
+    pub fn arrived(&self) -> Depth {
+        Depth(self.depth.load(Ordering::SeqCst))
+    }
+
     /// Comes to the gate and waits while it is held.
     pub fn arrive_and_wait(&self) -> Gate {
         loop {
