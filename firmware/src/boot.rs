@@ -21,7 +21,9 @@ use crate::handover::Handover;
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
 use crate::memory::Plan;
-use crate::payload::Payload;
+use crate::opal;
+use crate::opal::kernel::{Kernel, KernelError};
+use crate::payload::{KERNEL_AREA, Memory as _, Payload};
 use crate::stages::{self, Stage};
 use crate::{chips, console, stop};
 
@@ -61,7 +63,7 @@ fn stage<T>(stage: Stage, machine: &Machine, body: impl FnOnce() -> Result<T, Fa
 pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
     let pvr = isa::spr::mfspr::<Pvr>();
     let machine = start_console(entry, chip, pvr);
-    let inputs = stage(Stage::Tree, machine, || tree(entry));
+    let (inputs, blob) = stage(Stage::Tree, machine, || tree(entry));
     let board = stage(Stage::Chips, machine, || Ok(chips(chip, pvr, &inputs)));
     let plan = stage(Stage::Memory, machine, || memory(entry, &inputs));
     stage(Stage::Threads, machine, || {
@@ -73,6 +75,23 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         Ok(())
     });
     let line = stage(Stage::Mode, machine, || mode(&inputs));
+    if line.mode == Some(Mode::OpalPreview) {
+        let kernel = stage(Stage::Payload, machine, || kernel(&plan));
+        opal::start(opal::Handover {
+            inputs,
+            tree: blob,
+            chip,
+            machine,
+            blocks: Ram::new(&plan)
+                .thread_blocks()
+                .take(park::parked().count())
+                .collect(),
+            plan,
+            kernel,
+            bootargs: line.payload,
+        })
+    }
+    drop(blob);
     let (extents, payload) = stage(Stage::Payload, machine, || payload(&inputs, &plan));
     let handover = Handover {
         chip,
@@ -133,7 +152,8 @@ impl fmt::Display for NoTree {
     }
 }
 
-fn tree(entry: Entry) -> Result<Inputs, Fatal> {
+/// The tree's facts, and the tree itself.
+fn tree(entry: Entry) -> Result<(Inputs, Vec<u8>), Fatal> {
     let blob = ram::copy_tree(entry.tree)?;
     let tree = Fdt::new(&blob).map_err(|error| NoTree::Broken(entry.tree, error))?;
     let inputs = Inputs::read(tree)?;
@@ -143,7 +163,7 @@ fn tree(entry: Entry) -> Result<Inputs, Fatal> {
         inputs.model,
         blob.len()
     );
-    Ok(inputs)
+    Ok((inputs, blob))
 }
 
 /// Names what the tables know about the machine. An unknown board runs too: all it has is found by asking.
@@ -219,10 +239,22 @@ fn mode(inputs: &Inputs) -> Result<CommandLine, Fatal> {
     }
     match line.mode.unwrap_or_default() {
         Mode::Papr => Ok(line),
+        Mode::OpalPreview => {
+            log::warn!("opal mode is being built: not all that it promises is there");
+            Ok(line)
+        }
         Mode::Opal => Err(Fatal(
             "opal mode is not built yet: put nidus.mode=papr on the command line".to_string(),
         )),
     }
+}
+
+/// What opal mode starts.
+fn kernel(plan: &Plan) -> Result<Kernel, Fatal> {
+    let loaded = Ram::new(plan).loaded(KERNEL_AREA);
+    let kernel = Kernel::find(loaded.ok_or(KernelError::NothingThere)?)?;
+    log::info!("kernel: {}, entry {:#x}", kernel.form, kernel.entry);
+    Ok(kernel)
 }
 
 fn payload(inputs: &Inputs, plan: &Plan) -> Result<(Vec<Extent>, Payload), Fatal> {

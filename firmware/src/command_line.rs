@@ -13,6 +13,8 @@ pub enum Mode {
     /// In hypervisor state, with OPAL calls.
     #[default]
     Opal,
+    /// The same while it is being built.
+    OpalPreview,
     /// As a partition.
     Papr,
 }
@@ -45,6 +47,7 @@ impl CommandLine {
             };
             match option.split_once('=') {
                 Some(("mode", "opal")) => parsed.mode = Some(Mode::Opal),
+                Some(("mode", "opal-preview")) => parsed.mode = Some(Mode::OpalPreview),
                 Some(("mode", "papr")) => parsed.mode = Some(Mode::Papr),
                 Some(("compat", level)) => parsed.compat = Some(level.to_string()),
                 _ => parsed.unknown.push(word.to_string()),

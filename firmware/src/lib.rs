@@ -20,6 +20,7 @@ pub mod hypervisor;
 pub mod inputs;
 pub mod machine;
 pub mod memory;
+pub mod opal;
 pub mod payload;
 pub mod stages;
 pub mod stop;

@@ -127,6 +127,25 @@ impl<L: IoSpace> Devices<L> {
         count
     }
 
+    /// Writes a console byte if that needs no waiting, neither for the UART nor for its lock; whether it did. Without a
+    /// UART it is taken, and lost.
+    pub fn try_send(&self, byte: u8) -> bool {
+        self.uart.try_lock().is_some_and(|mut uart| {
+            uart.as_mut()
+                .is_none_or(|uart| uart.try_write(&[byte]) == 1)
+        })
+    }
+
+    /// Takes a console byte if one is there and that needs no waiting for the UART's lock.
+    pub fn try_receive(&self) -> Option<u8> {
+        self.uart.try_lock()?.as_mut()?.read()
+    }
+
+    /// The bus behind which the devices are.
+    pub const fn bus(&self) -> &'static L {
+        self.bus
+    }
+
     /// Reads the clock: the one on the LPC bus, else the BMC's.
     ///
     /// # Errors
@@ -318,6 +337,19 @@ mod tests {
         assert_eq!(&buffer, b"ab");
         let mut buffer = [0; 2];
         assert_eq!(machine.console_read(&mut buffer), 1);
+    }
+
+    #[test]
+    fn single_bytes_wait_for_nobody() {
+        let (bus, machine) = machine();
+        assert!(machine.try_send(b'x'));
+        assert_eq!(*bus.sent.lock().unwrap(), b"x");
+        bus.input.lock().unwrap().push(b'y');
+        let held = machine.uart.lock();
+        assert!(!machine.try_send(b'z') && machine.try_receive().is_none());
+        drop(held);
+        assert_eq!(machine.try_receive(), Some(b'y'));
+        assert_eq!(machine.try_receive(), None);
     }
 
     #[test]

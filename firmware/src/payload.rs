@@ -47,7 +47,7 @@ impl Loaded {
     }
 
     /// Copies out from `offset`; `None` when that leaves the memory.
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {
+    pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {
         let end = offset.checked_add(buffer.len() as u64)?;
         if end > self.len() {
             return None;
@@ -62,7 +62,7 @@ impl Loaded {
         Some(())
     }
 
-    fn array<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         self.read(offset, &mut bytes)?;
         Some(bytes)
@@ -153,7 +153,7 @@ impl fmt::Display for PayloadError {
 }
 
 /// The first bytes of a file, with its kind when we know it.
-struct Magic([u8; 8]);
+pub(crate) struct Magic(pub(crate) [u8; 8]);
 
 impl fmt::Display for Magic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

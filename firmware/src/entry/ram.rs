@@ -11,6 +11,8 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use isa::addr::Ra;
 use nest::chip::Chip;
 use nest::lpc::CiLpc;
+use opal_calls::args::OsAddr;
+use opal_calls::os_memory::{BadPointer, BadRanges, OsMap, OsMemory};
 use papr_services::guest_ram::Extent;
 
 use crate::console::memory::{Control, MemoryConsole};
@@ -178,6 +180,67 @@ impl<'a> Ram<'a> {
                     .ram
                     .iter()
                     .any(|region| inside(region.base, region.base.saturating_add(region.len))))
+    }
+}
+
+/// The machine's memory as a kernel sees it that owns the machine.
+#[derive(Clone, Debug)]
+pub struct OsRam {
+    map: OsMap,
+}
+
+impl OsRam {
+    /// All memory but what the firmware keeps.
+    ///
+    /// # Errors
+    /// More runs of memory than the map has room for.
+    pub fn new(plan: &Plan, firmware: &Range<u64>) -> Result<Self, BadRanges> {
+        let memory: Vec<(Ra, u64)> = plan
+            .ram
+            .iter()
+            .map(|region| (Ra(region.base), region.len))
+            .collect();
+        let map =
+            OsMap::new(&memory)?.without(Ra(firmware.start), firmware.end - firmware.start)?;
+        Ok(Self { map })
+    }
+
+    /// The real address of `len` bytes of the kernel's memory.
+    ///
+    /// # Errors
+    /// [`BadPointer`].
+    pub fn real_address(&self, addr: OsAddr, len: u64) -> Result<Ra, BadPointer> {
+        self.map.check(addr, len)
+    }
+
+    fn bytes(&self, addr: OsAddr, len: usize) -> Result<&'static [AtomicU8], BadPointer> {
+        let start = self.map.check(addr, len as u64)?;
+        let start = core::ptr::with_exposed_provenance(start.0 as usize);
+        // SAFETY: the map has only memory, and none of the firmware's: no object lies there. Bytes are atomics, so whoever else
+        // writes them makes no undefined behaviour.
+        Ok(unsafe { core::slice::from_raw_parts(start, len) })
+    }
+}
+
+impl OsMemory for OsRam {
+    fn check(&self, addr: OsAddr, len: u64) -> Result<(), BadPointer> {
+        self.map.check(addr, len).map(drop)
+    }
+
+    fn read(&self, addr: OsAddr, into: &mut [u8]) -> Result<(), BadPointer> {
+        let bytes = self.bytes(addr, into.len())?;
+        for (to, from) in into.iter_mut().zip(bytes) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn write(&self, addr: OsAddr, from: &[u8]) -> Result<(), BadPointer> {
+        let bytes = self.bytes(addr, from.len())?;
+        for (to, from) in bytes.iter().zip(from) {
+            to.store(*from, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 

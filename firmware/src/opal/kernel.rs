@@ -1,0 +1,430 @@
+//! The kernel of OPAL mode as it was loaded: which form it has, and where to enter it. It is executed in place.
+//!
+//! ELF of either byte order, 64 or 32 bits, or a raw image, with or without a secure-boot container before it. The
+//! bytes are hostile and may be of any length. Surprising fact: the entry of a big-endian ELF file may be the address
+//! of a function descriptor instead of an instruction.
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+use crate::payload::{KERNEL_AREA, Loaded, Magic};
+
+/// Where to enter a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Address of the first instruction.
+    pub entry: u64,
+    /// Whether it starts in 64-bit mode.
+    pub is_64_bit: bool,
+    /// What it is, for the log.
+    pub form: &'static str,
+}
+
+/// Why there is nothing to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelError {
+    /// Nothing but zeroes.
+    NothingThere,
+    /// The container's header is not one.
+    BadContainer(&'static str),
+    /// An ELF file for another processor: its machine number.
+    OtherProcessor(u16),
+    /// The headers contradict themselves, or the file ends before they say.
+    BadHeaders(&'static str),
+    /// A file that no processor can execute; it starts so.
+    NotExecutable([u8; 8]),
+    /// The entry is at this address, and there is nothing.
+    EmptyEntry(u64),
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = KERNEL_AREA.start;
+        let give = "give a vmlinux or a zImage (QEMU: -kernel vmlinux)";
+        match self {
+            Self::NothingThere => write!(f, "no kernel: nothing but zeroes at {at:#x}; {give}"),
+            Self::BadContainer(what) => write!(
+                f,
+                "the secure-boot container at {at:#x} is malformed: {what}; {give}"
+            ),
+            Self::OtherProcessor(machine) => write!(
+                f,
+                "no kernel: found an ELF file for another processor (machine {machine}) at {at:#x}; {give}"
+            ),
+            Self::BadHeaders(what) => write!(
+                f,
+                "the kernel at {at:#x} is damaged: {what}; copy the file again"
+            ),
+            Self::NotExecutable(start) => {
+                write!(f, "no kernel: found {} at {at:#x}; {give}", Magic(*start))
+            }
+            Self::EmptyEntry(entry) => write!(
+                f,
+                "the kernel at {at:#x} is damaged: its entry {entry:#x} holds no instruction; copy the file again"
+            ),
+        }
+    }
+}
+
+/// Bytes of the header of a secure-boot container.
+const CONTAINER: u64 = 4096;
+const CONTAINER_MAGIC: [u8; 4] = [0x17, 0x08, 0x20, 0x11];
+const PPC: u16 = 20;
+const PPC64: u16 = 21;
+const LOAD: u32 = 1;
+const EXECUTABLE_SECTION: u64 = 4;
+const MAX_HEADERS: u64 = 512;
+
+const TRUNCATED: KernelError = KernelError::BadHeaders("it ends before its headers say");
+
+impl Kernel {
+    /// Looks at what lies in the load area.
+    ///
+    /// # Errors
+    /// What was found, so that one line can say what to do.
+    pub fn find(loaded: Loaded) -> Result<Self, KernelError> {
+        let start: [u8; 8] = loaded.array(0).ok_or(KernelError::NothingThere)?;
+        let at = if start.starts_with(&CONTAINER_MAGIC) {
+            check_container(loaded)?
+        } else {
+            0
+        };
+        let start: [u8; 8] = loaded.array(at).ok_or(KernelError::NothingThere)?;
+        if start == [0; 8] {
+            return Err(KernelError::NothingThere);
+        }
+        let kernel = if start.starts_with(b"\x7fELF") {
+            Elf::read(loaded, at)?.kernel()?
+        } else if is_other_file(&start) {
+            return Err(KernelError::NotExecutable(start));
+        } else {
+            Self {
+                entry: at,
+                is_64_bit: true,
+                form: "raw image",
+            }
+        };
+        let first: Option<[u8; 4]> = loaded.array(kernel.entry);
+        let entry = kernel.entry.saturating_add(loaded.base);
+        match first {
+            Some(word) if word != [0; 4] && entry % 4 == 0 => Ok(Self { entry, ..kernel }),
+            _ => Err(KernelError::EmptyEntry(entry)),
+        }
+    }
+}
+
+/// Where the image begins.
+fn check_container(loaded: Loaded) -> Result<u64, KernelError> {
+    let bad = KernelError::BadContainer;
+    let version: [u8; 2] = loaded.array(4).ok_or(bad("it ends in its header"))?;
+    let size: [u8; 8] = loaded.array(6).ok_or(bad("it ends in its header"))?;
+    let size = u64::from_be_bytes(size);
+    if u16::from_be_bytes(version) != 1 {
+        return Err(bad("its version is not 1"));
+    }
+    if size <= CONTAINER || size > KERNEL_AREA.end - KERNEL_AREA.start {
+        return Err(bad("its size cannot be right"));
+    }
+    Ok(CONTAINER)
+}
+
+/// Files that people give by mistake. Anything else may be code.
+fn is_other_file(start: &[u8; 8]) -> bool {
+    const KINDS: [&[u8]; 5] = [
+        &[0x1f, 0x8b],
+        &[0xfd, b'7', b'z', b'X', b'Z'],
+        &[0x28, 0xb5, 0x2f, 0xfd],
+        b"0707",
+        &[0xd0, 0x0d, 0xfe, 0xed],
+    ];
+    KINDS.iter().any(|kind| start.starts_with(kind))
+}
+
+/// An ELF file at `at` in the load area, of either size and byte order.
+struct Elf {
+    file: Loaded,
+    at: u64,
+    wide: bool,
+    little: bool,
+}
+
+impl Elf {
+    fn read(file: Loaded, at: u64) -> Result<Self, KernelError> {
+        let ident: [u8; 8] = file.array(at).ok_or(TRUNCATED)?;
+        let [_, _, _, _, class, data, ..] = ident;
+        let (wide, little) = match (class, data) {
+            (2, 1) => (true, true),
+            (2, 2) => (true, false),
+            (1, 2) => (false, false),
+            (1, 1) => {
+                return Err(KernelError::BadHeaders(
+                    "a 32-bit little-endian file, which no kernel is",
+                ));
+            }
+            _ => return Err(KernelError::BadHeaders("neither 32-bit nor 64-bit")),
+        };
+        let elf = Self {
+            file,
+            at,
+            wide,
+            little,
+        };
+        let machine = u16::try_from(elf.number(18, 2)?).unwrap_or(0);
+        if machine != if wide { PPC64 } else { PPC } {
+            return Err(KernelError::OtherProcessor(machine));
+        }
+        Ok(elf)
+    }
+
+    /// A number of `size` bytes at `offset` of the file.
+    fn number(&self, offset: u64, size: usize) -> Result<u64, KernelError> {
+        let at = self.at.checked_add(offset).ok_or(TRUNCATED)?;
+        let mut bytes = [0; 8];
+        let part = bytes.get_mut(..size).ok_or(TRUNCATED)?;
+        self.file.read(at, part).ok_or(TRUNCATED)?;
+        if !self.little {
+            part.reverse();
+        }
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// A field whose offset, and whose size, depend on the class.
+    fn field(
+        &self,
+        base: u64,
+        narrow: (u64, usize),
+        wide: (u64, usize),
+    ) -> Result<u64, KernelError> {
+        let (offset, size) = if self.wide { wide } else { narrow };
+        self.number(base.checked_add(offset).ok_or(TRUNCATED)?, size)
+    }
+
+    fn kernel(&self) -> Result<Kernel, KernelError> {
+        let entry = self.field(0, (24, 4), (24, 8))?;
+        let mut offset = self.file_offset(entry)?;
+        if self.wide && !self.little && !self.is_executable(entry)? {
+            let code = self.number(offset, 8)?;
+            offset = self.file_offset(code)?;
+        }
+        Ok(Kernel {
+            entry: self.at.checked_add(offset).ok_or(TRUNCATED)?,
+            is_64_bit: self.wide,
+            form: match (self.wide, self.little) {
+                (true, true) => "little-endian ELF",
+                (true, false) => "big-endian ELF",
+                (false, _) => "32-bit ELF",
+            },
+        })
+    }
+
+    /// Where the byte with this virtual address is in the file.
+    fn file_offset(&self, address: u64) -> Result<u64, KernelError> {
+        let table = self.field(0, (28, 4), (32, 8))?;
+        let size = self.field(0, (42, 2), (54, 2))?;
+        let count = self.field(0, (44, 2), (56, 2))?;
+        if count > MAX_HEADERS {
+            return Err(KernelError::BadHeaders("too many segments"));
+        }
+        for n in 0..count {
+            let at = table.checked_add(n * size).ok_or(TRUNCATED)?;
+            if self.number(at, 4)? != u64::from(LOAD) {
+                continue;
+            }
+            let offset = self.field(at, (4, 4), (8, 8))?;
+            let virtual_address = self.field(at, (8, 4), (16, 8))?;
+            let filled = self.field(at, (16, 4), (32, 8))?;
+            let inside = address.checked_sub(virtual_address);
+            if let Some(inside) = inside.filter(|inside| *inside < filled) {
+                return offset.checked_add(inside).ok_or(TRUNCATED);
+            }
+        }
+        Err(KernelError::BadHeaders("its entry is in no segment"))
+    }
+
+    /// Whether the section with this address holds code; yes when there is no table of sections.
+    fn is_executable(&self, address: u64) -> Result<bool, KernelError> {
+        let table = self.number(40, 8)?;
+        let size = self.number(58, 2)?;
+        let count = self.number(60, 2)?;
+        for n in 0..count.min(MAX_HEADERS) {
+            let at = table.checked_add(n * size).ok_or(TRUNCATED)?;
+            let [flags, start, length] = [8, 16, 32].map(|field| {
+                at.checked_add(field)
+                    .ok_or(TRUNCATED)
+                    .and_then(|at| self.number(at, 8))
+            });
+            let (flags, start, length) = (flags?, start?, length?);
+            if address
+                .checked_sub(start)
+                .is_some_and(|in_it| in_it < length)
+                && start != 0
+            {
+                return Ok(flags & EXECUTABLE_SECTION != 0);
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::AtomicU64;
+    use proptest::prelude::*;
+
+    fn loaded(bytes: &[u8]) -> Loaded {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(bytes.len().max(8192).next_multiple_of(8), 0);
+        let words: Vec<AtomicU64> = bytes
+            .chunks_exact(8)
+            .map(|word| AtomicU64::new(u64::from_ne_bytes(word.try_into().unwrap())))
+            .collect();
+        Loaded {
+            base: KERNEL_AREA.start,
+            words: words.leak(),
+        }
+    }
+
+    /// An ELF file: one segment at 0xc000.. from file offset 0x1000 on, entry 0x20 into it.
+    fn elf(wide: bool, little: bool) -> Vec<u8> {
+        let mut file = vec![0; 0x2000];
+        file[..6].copy_from_slice(&[
+            0x7f,
+            b'E',
+            b'L',
+            b'F',
+            1 + u8::from(wide),
+            2 - u8::from(little),
+        ]);
+        let mut put = |at: usize, size: usize, value: u64| {
+            let mut bytes = value.to_le_bytes()[..size].to_vec();
+            if !little {
+                bytes.reverse();
+            }
+            file[at..at + size].copy_from_slice(&bytes);
+        };
+        let base = if wide {
+            0xc000_0000_0000_0000
+        } else {
+            0x50_0000
+        };
+        put(18, 2, if wide { 21 } else { 20 });
+        if wide {
+            for (at, size, value) in [
+                (24, 8, base + 0x20),
+                (32, 8, 64),
+                (54, 2, 56),
+                (56, 2, 1),
+                (64, 4, 1),
+                (72, 8, 0x1000),
+                (80, 8, base),
+                (96, 8, 0x800),
+                // A section table at 0x800 with one section for all of the segment, executable.
+                (40, 8, 0x800),
+                (58, 2, 64),
+                (60, 2, 1),
+                (0x808, 8, 4),
+                (0x810, 8, base),
+                (0x820, 8, 0x800),
+            ] {
+                put(at, size, value);
+            }
+        } else {
+            for (at, size, value) in [
+                (24, 4, base + 0x20),
+                (28, 4, 52),
+                (42, 2, 32),
+                (44, 2, 1),
+                (52, 4, 1),
+                (56, 4, 0x1000),
+                (60, 4, base),
+                (68, 4, 0x800),
+            ] {
+                put(at, size, value);
+            }
+        }
+        file[0x1020] = 0x48;
+        file
+    }
+
+    #[test]
+    fn elf_files_are_entered_in_place() {
+        for (wide, little) in [(true, true), (true, false), (false, false)] {
+            let kernel = Kernel::find(loaded(&elf(wide, little))).unwrap();
+            assert_eq!((kernel.entry, kernel.is_64_bit), (0x2000_1020, wide));
+        }
+    }
+
+    #[test]
+    fn a_container_is_skipped_or_refused() {
+        let mut file = vec![0; 4096];
+        file[..6].copy_from_slice(&[0x17, 0x08, 0x20, 0x11, 0, 1]);
+        file[6..14].copy_from_slice(&0x3000_u64.to_be_bytes());
+        file.extend(elf(true, false));
+        assert_eq!(Kernel::find(loaded(&file)).unwrap().entry, 0x2000_2020);
+        file[5] = 9;
+        assert!(matches!(
+            Kernel::find(loaded(&file)),
+            Err(KernelError::BadContainer(_))
+        ));
+        file[5] = 1;
+        file[6] = 1;
+        assert!(matches!(
+            Kernel::find(loaded(&file)),
+            Err(KernelError::BadContainer(_))
+        ));
+    }
+
+    #[test]
+    fn a_descriptor_is_followed() {
+        let mut file = elf(true, false);
+        file[0x80f] = 0; // the section is data
+        assert!(matches!(
+            Kernel::find(loaded(&file)),
+            Err(KernelError::BadHeaders(_))
+        ));
+        file[0x1020..0x1028].copy_from_slice(&0xc000_0000_0000_0100_u64.to_be_bytes());
+        file[0x1100] = 0x48;
+        assert_eq!(Kernel::find(loaded(&file)).unwrap().entry, 0x2000_1100);
+    }
+
+    #[test]
+    fn raw_images_and_what_is_none() {
+        let raw = Kernel::find(loaded(&[0x48, 0, 0, 8, 1, 2, 3, 4])).unwrap();
+        assert_eq!((raw.entry, raw.form), (0x2000_0000, "raw image"));
+        assert_eq!(Kernel::find(loaded(&[])), Err(KernelError::NothingThere));
+        assert!(matches!(
+            Kernel::find(loaded(&[0x1f, 0x8b, 8, 0])),
+            Err(KernelError::NotExecutable(_))
+        ));
+        let mut other = elf(true, true);
+        other[18] = 62;
+        assert_eq!(
+            Kernel::find(loaded(&other)),
+            Err(KernelError::OtherProcessor(62))
+        );
+        let mut empty = elf(true, true);
+        empty[0x1020] = 0;
+        assert_eq!(
+            Kernel::find(loaded(&empty)),
+            Err(KernelError::EmptyEntry(0x2000_1020))
+        );
+    }
+
+    proptest! {
+        /// Whatever lies there: an answer, and an entry in the load area.
+        #[test]
+        fn hostile_files_are_survived(
+            changes in prop::collection::vec((0..0x840_usize, any::<u8>()), 0..24),
+            wide: bool, little: bool,
+        ) {
+            let mut file = elf(wide, little || !wide);
+            for (at, byte) in changes {
+                file[at] = byte;
+            }
+            if let Ok(kernel) = Kernel::find(loaded(&file)) {
+                prop_assert!(KERNEL_AREA.contains(&kernel.entry));
+            }
+        }
+    }
+}

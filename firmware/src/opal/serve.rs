@@ -1,0 +1,357 @@
+//! Serves OPAL calls: what every call goes through, and one arm per call that is served.
+//!
+//! Surprising fact: a nested call (one that interrupted another of the same thread) must not wait for a lock that the
+//! first one may hold, and logging takes one; so nested calls are silent.
+#![forbid(unsafe_code)]
+
+use isa::timebase::{self, Ticks};
+use nest::lock::Mutex;
+use nest::lpc::IoSpace as _;
+use nest::scom::{ChipIndex, Scom as _, ScomAddr, ScomError};
+use nest::xscom::{CiXscom, Xscom};
+use opal_calls::args::{ChipId, OsAddr, Server};
+use opal_calls::calls::{self, Call};
+use opal_calls::console::Console;
+use opal_calls::entry::{Depth, Pace, check_nesting, pace};
+use opal_calls::error::{Answer, OpalError, SUCCESS, to_r3};
+use opal_calls::events::Events;
+use opal_calls::messages::Messages;
+use opal_calls::os_memory::OsMemory as _;
+use opal_calls::quiesce::Quiesce;
+use opal_calls::table::{Facilities, Row};
+
+use super::clock;
+use super::console::UartPort;
+use super::entry::{Request, give_up_stack};
+use super::nvram::Nvram;
+use super::threads::{AllThreads, OpalThread};
+use super::tree::CONSOLE_BUFFER;
+use crate::entry::ram::OsRam;
+use crate::machine::{Machine, PowerAction};
+use crate::stop;
+
+/// All that the calls work on.
+pub(super) struct Opal {
+    pub(super) machine: &'static Machine,
+    pub(super) have: Facilities,
+    pub(super) os: OsRam,
+    pub(super) threads: AllThreads,
+    pub(super) quiesce: Quiesce,
+    pub(super) events: Events,
+    pub(super) messages: Messages,
+    pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
+    pub(super) nvram: Mutex<Nvram>,
+    pub(super) xscom: Mutex<Xscom<CiXscom>>,
+}
+
+/// The one there is, from just before the kernel starts.
+pub(super) static OPAL: spin::Once<Opal> = spin::Once::new();
+
+/// Answers a call that entry.S let in.
+pub(super) fn call(request: &Request, thread: &'static OpalThread) -> u64 {
+    let Some(opal) = OPAL.get() else {
+        return to_r3(Err(OpalError::OPAL_INTERNAL_ERROR));
+    };
+    let depth = thread.entry.arrived();
+    let began = timebase::now();
+    let mark = thread
+        .trace
+        .enter(began, depth.get(), request.token, &request.regs);
+    let visit = thread.entry.begin(request.token, began);
+    let answer = opal.answer(request, thread, depth);
+    let ended = timebase::now();
+    let length = thread.entry.end(&visit, ended);
+    let r3 = to_r3(answer);
+    thread.trace.leave(&mark, ended, r3);
+    if let Some(row) = calls::row(request.token)
+        && !depth.is_nested()
+    {
+        report_pace(row, length);
+    }
+    r3
+}
+
+fn report_pace(row: &Row, length: Ticks) {
+    match pace(row, length) {
+        Pace::Fine => {}
+        Pace::Long => log::debug!("{} took {} us", row.name, length.to_us()),
+        Pace::TooLong => log::warn!("{} took {} us", row.name, length.to_us()),
+    }
+}
+
+impl Opal {
+    fn answer(&self, request: &Request, thread: &'static OpalThread, depth: Depth) -> Answer {
+        let me = Server(u64::from(thread.pir));
+        if let Some(row) = calls::row(request.token) {
+            check_nesting(row, depth, self.quiesce.waives_nesting(me))?;
+        }
+        let call = calls::admit(request.token, request.regs, self.have)?;
+        self.dispatch(call, thread, me)
+    }
+
+    fn dispatch(&self, call: Call, thread: &'static OpalThread, me: Server) -> Answer {
+        match call {
+            Call::OPAL_TEST { .. } => Ok(0xfeed_f00d),
+            Call::OPAL_CHECK_TOKEN { token, .. } => {
+                Ok(u32::from(calls::is_served(token, self.have)))
+            }
+            Call::OPAL_CONSOLE_WRITE { term, len, buf, .. } => {
+                self.console.write(me, &self.os, term, len, buf)
+            }
+            Call::OPAL_CONSOLE_READ { term, len, buf, .. } => {
+                // Who reads needs no interrupt to look again.
+                self.console
+                    .read(me, &self.os, &self.events, term, len, buf)
+                    .and(SUCCESS)
+            }
+            Call::OPAL_CONSOLE_WRITE_BUFFER_SPACE { term, len, .. } => {
+                self.console.space(me, &self.os, term, len)
+            }
+            Call::OPAL_CONSOLE_FLUSH { term, .. } => self.console.flush(me, term),
+            Call::OPAL_POLL_EVENTS { events, .. } => self.poll(me, events),
+            Call::OPAL_HANDLE_INTERRUPT { events, .. } => {
+                // No interrupt source is the firmware's own, so none can be served; the events are stored all the same.
+                self.poll(me, events)?;
+                Err(OpalError::OPAL_PARAMETER)
+            }
+            Call::OPAL_GET_MSG { buf, size, .. } => {
+                self.messages.get_msg(&self.events, &self.os, buf, size)
+            }
+            Call::OPAL_CHECK_ASYNC_COMPLETION {
+                buf, size, token, ..
+            } => self
+                .messages
+                .check_completion(&self.events, &self.os, buf, size, token),
+            Call::OPAL_RTC_READ { ymd, hmsm, .. } => self.read_clock(ymd, hmsm),
+            Call::OPAL_RTC_WRITE { ymd, hmsm, .. } => self.set_clock(ymd, hmsm),
+            Call::OPAL_READ_NVRAM {
+                buf, size, offset, ..
+            } => self.nvram.lock().read(&self.os, buf, size, offset),
+            Call::OPAL_WRITE_NVRAM {
+                buf, size, offset, ..
+            } => self.nvram.lock().write(&self.os, buf, size, offset),
+            Call::OPAL_CEC_POWER_DOWN { request, .. } => match request {
+                0 | 1 => stop::power(self.machine, PowerAction::Off),
+                _ => Err(OpalError::OPAL_PARAMETER),
+            },
+            Call::OPAL_CEC_REBOOT { .. } => stop::power(self.machine, PowerAction::Reset),
+            Call::OPAL_CEC_REBOOT2 { kind, reason, .. } => self.reboot(kind, reason),
+            Call::OPAL_START_CPU { server, addr, .. } => {
+                let at = self.os.real_address(addr, 4)?;
+                self.threads.start(server, at.0)
+            }
+            Call::OPAL_QUERY_CPU_STATUS { server, status, .. } => {
+                self.os.check(status, 1)?;
+                self.os.write_u8(status, self.threads.status(server)?)?;
+                SUCCESS
+            }
+            Call::OPAL_RETURN_CPU { .. } => give_up_stack(thread),
+            Call::OPAL_REINIT_CPUS { flags, .. } => self.threads.reinit(thread.pir, flags),
+            // No stop level that is offered stops the time base.
+            Call::OPAL_RESYNC_TIMEBASE { .. } => SUCCESS,
+            Call::OPAL_QUIESCE { kind, target, .. } => {
+                self.quiesce.serve(kind, target, me, &self.threads)
+            }
+            Call::OPAL_SYNC_HOST_REBOOT { .. } => {
+                if self.messages.under_way() > 0 {
+                    return Err(OpalError::OPAL_BUSY_EVENT);
+                }
+                self.messages.forget(&self.events);
+                SUCCESS
+            }
+            Call::OPAL_XSCOM_READ {
+                chip,
+                pcb_addr,
+                value,
+                ..
+            } => {
+                self.os.check(value, 8)?;
+                let (chip, address) = scom_place(chip, pcb_addr)?;
+                let read = self.xscom.lock().read(chip, address).map_err(scom_code)?;
+                self.os.write_be64(value, read)?;
+                SUCCESS
+            }
+            Call::OPAL_XSCOM_WRITE {
+                chip,
+                pcb_addr,
+                value,
+                ..
+            } => {
+                let (chip, address) = scom_place(chip, pcb_addr)?;
+                self.xscom
+                    .lock()
+                    .write(chip, address, value)
+                    .map_err(scom_code)?;
+                SUCCESS
+            }
+            Call::OPAL_LPC_READ {
+                chip,
+                space,
+                addr,
+                data,
+                size,
+                ..
+            } => {
+                self.os.check(data, 4)?;
+                let value = self.lpc_read(chip, space, addr, size)?;
+                self.os.write(data, &value.to_be_bytes())?;
+                SUCCESS
+            }
+            Call::OPAL_LPC_WRITE {
+                chip,
+                space,
+                addr,
+                data,
+                size,
+                ..
+            } => self.lpc_write(chip, space, addr, data, size),
+        }
+    }
+
+    fn poll(&self, me: Server, events: OsAddr) -> Answer {
+        if events.0 != 0 {
+            self.os.check(events, 8)?;
+        }
+        // Who polls needs no interrupt to look again.
+        let _ = self.console.poll(me, &self.events);
+        if events.0 != 0 {
+            self.os.write_be64(events, self.events.pending().0)?;
+        }
+        SUCCESS
+    }
+
+    fn read_clock(&self, ymd: OsAddr, hmsm: OsAddr) -> Answer {
+        self.os.check(ymd, 4)?;
+        self.os.check(hmsm, 8)?;
+        let time = self.machine.read_clock();
+        let (date, clock) = clock::to_bcd(&time.map_err(|_| OpalError::OPAL_HARDWARE)?);
+        self.os.write_be32(ymd, date)?;
+        self.os.write_be64(hmsm, clock)?;
+        SUCCESS
+    }
+
+    fn set_clock(&self, ymd: u32, hmsm: u64) -> Answer {
+        let time = clock::from_bcd(ymd, hmsm).ok_or(OpalError::OPAL_PARAMETER)?;
+        let set = self.machine.set_clock(time);
+        set.map_err(|_| OpalError::OPAL_HARDWARE).and(SUCCESS)
+    }
+
+    fn reboot(&self, kind: u32, reason: OsAddr) -> Answer {
+        const NORMAL: u32 = 0;
+        const PLATFORM_ERROR: u32 = 1;
+        const FULL_IPL: u32 = 2;
+        match kind {
+            NORMAL | FULL_IPL => stop::power(self.machine, PowerAction::Reset),
+            PLATFORM_ERROR => {
+                let mut text = [0; 80];
+                let known = reason.0 != 0 && self.os.read(reason, &mut text).is_ok();
+                let text = text.split(|byte| *byte == 0).next().unwrap_or(&[]);
+                let text = if known { text } else { b"no reason given" };
+                log::error!(
+                    "the kernel reports a platform error: {}",
+                    text.escape_ascii()
+                );
+                self.machine.drain_console();
+                stop::attention()
+            }
+            _ => Err(OpalError::OPAL_UNSUPPORTED),
+        }
+    }
+
+    fn lpc_read(&self, chip: ChipId, space: u32, addr: u32, size: u32) -> Result<u32, OpalError> {
+        let bad = OpalError::OPAL_PARAMETER;
+        let mut bytes = [0; 4];
+        let part = lpc_part(&mut bytes, chip, size)?;
+        let bus = self.machine.bus();
+        match space {
+            LPC_IO => {
+                for (byte, port) in part.iter_mut().zip(addr..) {
+                    let port = u16::try_from(port).map_err(|_| bad)?;
+                    *byte = bus.probe(port).ok_or(OpalError::OPAL_HARDWARE)?;
+                }
+            }
+            LPC_MEMORY => {
+                for (byte, at) in part.iter_mut().zip(addr..) {
+                    *byte = bus.mem_read(at).map_err(|_| bad)?;
+                }
+            }
+            LPC_FIRMWARE => {
+                bus.fw_read(addr, part).map_err(|_| bad)?;
+                part.reverse();
+            }
+            _ => return Err(bad),
+        }
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn lpc_write(&self, chip: ChipId, space: u32, addr: u32, data: u32, size: u32) -> Answer {
+        let bad = OpalError::OPAL_PARAMETER;
+        let mut bytes = data.to_le_bytes();
+        let part = lpc_part(&mut bytes, chip, size)?;
+        let bus = self.machine.bus();
+        match space {
+            LPC_IO => {
+                for (byte, port) in part.iter().zip(addr..) {
+                    let port = u16::try_from(port).map_err(|_| bad)?;
+                    if !bus.probe_write(port, *byte) {
+                        return Err(OpalError::OPAL_HARDWARE);
+                    }
+                }
+            }
+            LPC_MEMORY => {
+                for (byte, at) in part.iter().zip(addr..) {
+                    bus.mem_write(at, *byte).map_err(|_| bad)?;
+                }
+            }
+            LPC_FIRMWARE => {
+                part.reverse();
+                bus.fw_write(addr, part).map_err(|_| bad)?;
+            }
+            _ => return Err(bad),
+        }
+        SUCCESS
+    }
+}
+
+const LPC_MEMORY: u32 = 0;
+const LPC_IO: u32 = 1;
+const LPC_FIRMWARE: u32 = 2;
+
+/// The bytes of an access: 1, 2 or 4 on the one bus that is driven. IO and memory cycles of the bus are bytes, lowest
+/// address first, least significant first.
+fn lpc_part(bytes: &mut [u8; 4], chip: ChipId, size: u32) -> Result<&mut [u8], OpalError> {
+    let size = match size {
+        1 => 1,
+        2 => 2,
+        4 => 4,
+        _ => return Err(OpalError::OPAL_PARAMETER),
+    };
+    if chip != ChipId(0) {
+        return Err(OpalError::OPAL_PARAMETER);
+    }
+    bytes.get_mut(..size).ok_or(OpalError::OPAL_PARAMETER)
+}
+
+/// Chip ids are places on the fabric on all machines that are known. Indirect addresses are not driven.
+fn scom_place(chip: ChipId, address: u64) -> Result<(ChipIndex, ScomAddr), OpalError> {
+    if address >> 63 != 0 {
+        return Err(OpalError::OPAL_UNSUPPORTED);
+    }
+    let chip = u8::try_from(chip.0).map_err(|_| OpalError::OPAL_PARAMETER)?;
+    let address = u32::try_from(address).map_err(|_| OpalError::OPAL_PARAMETER)?;
+    Ok((ChipIndex(chip), ScomAddr(address)))
+}
+
+const fn scom_code(error: ScomError) -> OpalError {
+    match error {
+        ScomError::Busy => OpalError::OPAL_XSCOM_BUSY,
+        ScomError::Offline => OpalError::OPAL_XSCOM_CHIPLET_OFF,
+        ScomError::PartialGood => OpalError::OPAL_XSCOM_PARTIAL_GOOD,
+        ScomError::Address => OpalError::OPAL_XSCOM_ADDR_ERROR,
+        ScomError::Clock => OpalError::OPAL_XSCOM_CLOCK_ERROR,
+        ScomError::Parity => OpalError::OPAL_XSCOM_PARITY_ERROR,
+        ScomError::Timeout => OpalError::OPAL_XSCOM_TIMEOUT,
+        ScomError::NoAnswer => OpalError::OPAL_HARDWARE,
+        ScomError::NoChip | ScomError::BadAddress => OpalError::OPAL_PARAMETER,
+    }
+}

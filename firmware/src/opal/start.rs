@@ -1,0 +1,239 @@
+//! From the hand-over to the kernel: threads, services, tree, jump.
+#![expect(unsafe_code, reason = "promises that the XSCOM windows are there")]
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use nest::chip::Chip;
+use nest::lock::Mutex;
+use nest::scom::ChipIndex;
+use nest::xscom::{CiXscom, Xscom};
+use opal_calls::console::Console;
+use opal_calls::events::Events;
+use opal_calls::messages::Messages;
+use opal_calls::os_memory::BadRanges;
+use opal_calls::quiesce::Quiesce;
+use opal_calls::table::{Facilities, Facility};
+use papr_services::tree::{Node, TreeError};
+
+use super::console::UartPort;
+use super::entry::{self, BY_PIR, Launch};
+use super::kernel::Kernel;
+use super::nvram::{self, Nvram};
+use super::serve::{OPAL, Opal};
+use super::threads::{self, AllThreads, MAX_PIR, OpalThread};
+use super::tree::{self, Description};
+use crate::entry::ram::OsRam;
+use crate::fdt::{Fdt, FdtError};
+use crate::inputs::Inputs;
+use crate::machine::{Machine, PowerAction};
+use crate::memory::{FIRMWARE, MEMORY_CONSOLE, Plan, THREAD_BLOCKS};
+use crate::stop;
+use crate::thread::{BLOCK_SIZE, Thread, ThreadBlock, this_thread};
+
+/// What boot has made for OPAL mode.
+pub struct Handover {
+    /// The tree's facts.
+    pub inputs: Inputs,
+    /// The tree itself, as it was given.
+    pub tree: Vec<u8>,
+    /// The chip as a table.
+    pub chip: &'static Chip,
+    /// Console, clock, power: the devices.
+    pub machine: &'static Machine,
+    /// Who owns which memory.
+    pub plan: Plan,
+    /// Blocks for the threads that are parked.
+    pub blocks: Vec<&'static ThreadBlock>,
+    /// What to start.
+    pub kernel: Kernel,
+    /// The kernel's command line without the firmware's words.
+    pub bootargs: String,
+}
+
+/// Why the kernel cannot be started.
+#[derive(Debug)]
+enum StartError {
+    Memory(BadRanges),
+    Given(FdtError),
+    Tree(TreeError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(why) => write!(f, "the memory map is unusable: {why:?}"),
+            Self::Given(why) => write!(f, "the device tree is unusable: {why}"),
+            Self::Tree(why) => write!(f, "the device tree cannot be written: {why:?}"),
+        }
+    }
+}
+
+/// ePAPR's top of memory when nobody says: kernels of today ignore it.
+const TOP_OF_MEMORY: u64 = 0x4000_0000;
+
+/// Starts the kernel.
+pub fn start(handover: Handover) -> ! {
+    let machine = handover.machine;
+    let kernel = handover.kernel;
+    let tree = match prepare(&handover) {
+        Ok(tree) => tree,
+        Err(why) => {
+            log::error!("cannot start the kernel: {why}");
+            stop::power(machine, PowerAction::Off)
+        }
+    };
+    crate::boot::announce_payload(kernel.entry);
+    machine.drain_console();
+    entry::reset_for_kernel();
+    entry::launch(
+        kernel.entry,
+        Launch {
+            r3: tree,
+            r7: TOP_OF_MEMORY,
+            r8: FIRMWARE,
+            r9: entry::entry_address(),
+            is_64_bit: kernel.is_64_bit,
+        },
+    )
+}
+
+/// Makes all that a kernel may ask for from its first instruction on; the address of its tree.
+fn prepare(handover: &Handover) -> Result<u64, StartError> {
+    let boot_pir = crate::thread::pir();
+    let blocks = &handover.blocks;
+    let threads = make_threads(boot_pir, &handover.inputs, blocks);
+    let end = THREAD_BLOCKS.start + (blocks.len() * BLOCK_SIZE) as u64;
+    let known: Vec<u32> = threads.iter().map(|thread| thread.pir).collect();
+    let threads = AllThreads::new(threads, boot_pir);
+    for thread in threads.each() {
+        if let Some(slot) = usize::try_from(thread.pir)
+            .ok()
+            .and_then(|pir| BY_PIR.get(pir))
+        {
+            let address = core::ptr::from_ref(thread).expose_provenance();
+            slot.store(address as u64, Ordering::Release);
+        }
+    }
+    crate::threads::start(blocks.iter().copied(), Box::new(thread_came));
+    // Kernels begin big-endian, whatever they are; they say when exceptions shall be otherwise.
+    const BIG_ENDIAN_EXCEPTIONS: u64 = 1;
+    if threads.reinit(boot_pir, BIG_ENDIAN_EXCEPTIONS).is_err() {
+        log::error!("going on without the threads that do not answer");
+    }
+
+    let firmware = FIRMWARE..end;
+    let os = OsRam::new(&handover.plan, &firmware).map_err(StartError::Memory)?;
+    let rtc = handover.machine.read_clock().is_ok();
+    let missing: Vec<u32> = (handover.inputs.cores.iter())
+        .flat_map(|core| &core.threads)
+        .copied()
+        .filter(|pir| !known.contains(pir))
+        .collect();
+    let given = Fdt::new(&handover.tree).map_err(StartError::Given)?;
+    let mut root = Node::default();
+    tree::copy(&given.root(), &mut root);
+    let nvram = Nvram::new();
+    let tree = Description {
+        chip: handover.chip,
+        boot_cpu: boot_pir,
+        missing: &missing,
+        bootargs: &handover.bootargs,
+        firmware: firmware.clone(),
+        entry: entry::entry_address(),
+        memory_console: MEMORY_CONSOLE.start,
+        nvram: u32::try_from(nvram::SIZE).unwrap_or(u32::MAX),
+        rtc,
+    }
+    .apply(root);
+    let blob = tree.flatten().map_err(StartError::Tree)?;
+    log::warn!("NVRAM is in memory only: what the kernel writes there will not last");
+    log::info!(
+        "OPAL at {:#x}, the firmware keeps {:#x}..{:#x}, {} threads, tree of {} bytes",
+        entry::entry_address(),
+        firmware.start,
+        firmware.end,
+        known.len(),
+        blob.len()
+    );
+
+    let mut have = Facilities::NONE
+        .with(Facility::Console)
+        .with(Facility::Nvram)
+        .with(Facility::Lpc);
+    if rtc {
+        have = have.with(Facility::Rtc);
+    }
+    let chips = handover.inputs.chips.iter();
+    // SAFETY: the chip's table says where the windows are; every chip is one that the tree names; this is the only engine.
+    let bus = unsafe { CiXscom::new(handover.chip.map.xscom, handover.chip.map.chip_shift) };
+    let xscom = Xscom::new(
+        bus,
+        chips.filter_map(|chip| u8::try_from(*chip).ok().map(ChipIndex)),
+    );
+    OPAL.call_once(|| Opal {
+        machine: handover.machine,
+        have,
+        os,
+        threads,
+        quiesce: Quiesce::new(),
+        events: Events::new(),
+        messages: Messages::new(),
+        console: Console::new(UartPort(handover.machine)),
+        nvram: Mutex::new(nvram),
+        xscom: Mutex::new(xscom),
+    });
+    Ok(leak_aligned(&blob))
+}
+
+/// What OPAL keeps of each thread, and the blocks of those that are parked, in their order. A thread for which there is no
+/// block, or that the tree does not name, is left out.
+fn make_threads(
+    boot_pir: u32,
+    inputs: &Inputs,
+    blocks: &[&'static ThreadBlock],
+) -> Vec<OpalThread> {
+    let mut made = vec![OpalThread::new(boot_pir, this_thread())];
+    let named = |pir: u32| inputs.cores.iter().any(|core| core.threads.contains(&pir));
+    let is_low = |pir: u32| usize::try_from(pir).is_ok_and(|pir| pir < MAX_PIR);
+    for (pir, block) in crate::threads::parked().into_iter().zip(blocks) {
+        if named(pir) && is_low(pir) {
+            made.push(OpalThread::new(pir, &block.thread));
+        } else {
+            log::warn!("thread {pir:#x} is not in the device tree: it stays parked");
+        }
+    }
+    made
+}
+
+/// A thread that was parked, on its own stack.
+fn thread_came(thread: &'static Thread) {
+    let pir = thread.pir.load(Ordering::Relaxed);
+    match entry::by_pir(pir) {
+        Some(opal_thread) => threads::wait_for_work(opal_thread),
+        None => loop {
+            entry::doze();
+        },
+    }
+}
+
+/// The bytes at an address that is a multiple of 8, for ever.
+fn leak_aligned(bytes: &[u8]) -> u64 {
+    let words: Vec<u64> = bytes
+        .chunks(8)
+        .map(|chunk| {
+            let mut word = [0; 8];
+            word.iter_mut()
+                .zip(chunk)
+                .for_each(|(to, from)| *to = *from);
+            u64::from_ne_bytes(word)
+        })
+        .collect();
+    Box::leak(words.into_boxed_slice())
+        .as_ptr()
+        .expose_provenance() as u64
+}
