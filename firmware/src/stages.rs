@@ -126,6 +126,17 @@ mod tests {
         );
     }
 
+    /// The boots of Linux compare the order in the log with the same file.
+    #[test]
+    fn the_list_is_the_golden_one() {
+        let golden = include_str!("../../tests/golden/boot-stages.txt");
+        assert!(
+            golden
+                .lines()
+                .eq(Stage::ALL.iter().map(|stage| stage.name()))
+        );
+    }
+
     #[test]
     fn a_failure_carries_the_stage() {
         let mut codes = Vec::new();

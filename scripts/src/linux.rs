@@ -73,6 +73,24 @@ fn all_threads_are_online(lines: &[String]) -> Result<(), String> {
     }
 }
 
+/// The firmware's boot stages, as its own list has them and its own test compares.
+const STAGES: &str = include_str!("../../tests/golden/boot-stages.txt");
+
+/// The firmware logged each of its boot stages once, in the order of its list.
+fn stages_in_their_order(lines: &[String]) -> Result<(), String> {
+    let logged = |line: &String| {
+        let (_, rest) = line.split_once(" stages] stage ")?;
+        let (name, _) = rest.split_once(" done in ")?;
+        Some(name.to_owned())
+    };
+    let found: Vec<String> = lines.iter().filter_map(logged).collect();
+    if found.iter().map(String::as_str).eq(STAGES.lines()) {
+        Ok(())
+    } else {
+        Err(format!("boot stages in the log: {}", found.join(" ")))
+    }
+}
+
 /// All cases. The long ones come first, so that two at a time end at about the same time.
 pub fn cases() -> Vec<Case> {
     let boot = |name, choice, checks| Case {
@@ -151,7 +169,11 @@ pub fn cases() -> Vec<Case> {
             with("nidus_counters=1 nidus_l2_huge=1"),
             vec![counters::come_and_go, counters::large_leaves_only],
         ),
-        boot("papr-7.2", Choice::new(Mode::Papr), vec![]),
+        boot(
+            "papr-7.2",
+            Choice::new(Mode::Papr),
+            vec![stages_in_their_order],
+        ),
         boot(
             "papr-smp8",
             Choice {
@@ -395,6 +417,20 @@ fn judge(report: &Report, checks: &[Check], stop: Stop) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stage_out_of_order_is_noticed() {
+        let log = |names: &[&str]| -> Vec<String> {
+            let line = |name: &&str| format!("[    0.1 0000 stages] stage {name} done in 0.1 ms");
+            names.iter().map(line).collect()
+        };
+        let all: Vec<&str> = STAGES.lines().collect();
+        assert_eq!(stages_in_their_order(&log(&all)), Ok(()));
+        let mut swapped = all.clone();
+        swapped.swap(1, 2);
+        assert!(stages_in_their_order(&log(&swapped)).is_err());
+        assert!(stages_in_their_order(&log(&all[1..])).is_err());
+    }
 
     #[test]
     fn names_are_unique() {
