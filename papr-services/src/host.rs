@@ -1,6 +1,6 @@
 //! What the hypervisor's logic needs from the machine. `firmware` implements it; tests have a model.
 
-use isa::addr::{Nra, Ra};
+use isa::addr::Nra;
 use isa::pte::PageSize;
 
 #[cfg(test)]
@@ -126,6 +126,3 @@ pub trait Host {
     /// Whether an interrupt to this partition is waiting for service while one of its nested guests runs.
     fn interrupt_pending(&self) -> bool;
 }
-
-/// Where a table of ours lies, for hardware.
-pub type TableAddress = Ra;

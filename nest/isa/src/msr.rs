@@ -48,7 +48,5 @@ pub const TRANSACTION_BITS: u64 = 0x7_0000_0000;
 pub const PROGRAM_ILLEGAL: u64 = 0x8_0000;
 /// SRR1 cause of a program interrupt: privileged instruction.
 pub const PROGRAM_PRIVILEGED: u64 = 0x4_0000;
-/// SRR1 cause of a program interrupt: trap.
-pub const PROGRAM_TRAP: u64 = 0x2_0000;
 /// SRR1: the instruction that caused the interrupt was prefixed (bit 34).
 pub const PREFIXED: u64 = 0x2000_0000;

@@ -13,7 +13,6 @@ use alloc::sync::Arc;
 use core::mem;
 
 use isa::addr::{Ea, Nra};
-use isa::context::GuestContext;
 use isa::lpcr::{HFSCR_CAUSE, Hfscr, Lpcr};
 use isa::msr::{Msr, PREFIXED, PROGRAM_PRIVILEGED, SRR1_CAUSE};
 
@@ -445,9 +444,9 @@ impl Running {
         self.guest.end_run();
     }
 
-    /// The registers, for the thread that runs them.
-    #[must_use]
-    pub fn context(&mut self) -> &mut GuestContext {
+    /// The registers, as an exit leaves them.
+    #[cfg(test)]
+    pub(crate) fn context(&mut self) -> &mut isa::context::GuestContext {
         &mut self.vcpu.context
     }
 }
