@@ -94,6 +94,9 @@ pub(super) fn areas(machine: &Machine) {
     mem::fill(VPA, 0x2000, 0);
     mem::write16(VPA + 4, 0x400u16.to_be());
     mem::write32(log + 4, (4 * ENTRY as u32).to_be());
+    // What an earlier owner of the memory left does not count.
+    mem::write32(VPA + 0x100, 7u32.to_be());
+    mem::write64(VPA + 0x218, 0x77);
     case("hcall/areas-vpa", register(1, VPA), 0);
     case("hcall/areas-log", register(2, log), 0);
     // Voluntary waits are logged.
@@ -101,6 +104,7 @@ pub(super) fn areas(machine: &Machine) {
     let yields = || u64::from(u32::from_be(mem::read32(VPA + 0x100)));
     let index = || u64::from_be(mem::read64(VPA + 0x218));
     case("hcall/areas-yields-even", yields() % 2, 0);
+    case("hcall/areas-log-index-0", index(), 0);
     let sleep = || {
         probe::set_decrementer(100_000);
         let code = hcall(nr::H_CEDE, []).code();
