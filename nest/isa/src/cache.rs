@@ -29,6 +29,37 @@ pub unsafe fn make_executable(start: u64, bytes: u64) {
     isync();
 }
 
+/// Zeroes `[start, start + bytes)` a block at a time.
+///
+/// # Safety
+/// The range must be ordinary memory that nothing else uses, `start` and `bytes` multiples of [`BLOCK`].
+pub unsafe fn zero(start: u64, bytes: u64) {
+    for block in (start..start.saturating_add(bytes)).step_by(BLOCK) {
+        // SAFETY: the caller vouches for the range, and a block is in it.
+        unsafe { dcbz(block) };
+    }
+}
+
+/// Zeroes a block.
+///
+/// # Safety
+/// As [`zero`]. On the host the address must be one of the process.
+#[inline(always)]
+unsafe fn dcbz(address: u64) {
+    #[cfg(target_arch = "powerpc64")]
+    // SAFETY: the caller vouches that the block is ordinary memory.
+    unsafe {
+        core::arch::asm!("dcbz 0, {a}", a = in(reg) address, options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "powerpc64"))]
+    {
+        #[expect(clippy::cast_possible_truncation, reason = "hosts have 64 bits")]
+        let pointer = core::ptr::with_exposed_provenance_mut::<[u8; BLOCK]>(address as usize);
+        // SAFETY: the caller vouches that the block is memory of the process.
+        unsafe { pointer.write([0; BLOCK]) };
+    }
+}
+
 /// Writes a modified block back to memory.
 ///
 /// # Safety
@@ -60,5 +91,22 @@ unsafe fn icbi(address: u64) {
     // SAFETY: the caller vouches that the block is ordinary memory.
     unsafe {
         core::arch::asm!("icbi 0, {a}", a = in(reg) address, options(nostack, preserves_flags));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_range_is_zeroed() {
+        #[repr(align(128))]
+        struct Blocks([u8; 4 * BLOCK]);
+        let mut memory = Blocks([0xa5; 4 * BLOCK]);
+        let start = memory.0.as_mut_ptr().expose_provenance() + BLOCK;
+        // SAFETY: the two blocks in the middle of this array.
+        unsafe { zero(start as u64, 2 * BLOCK as u64) };
+        let is_zero = |n: usize| memory.0[n * BLOCK..][..BLOCK].iter().all(|byte| *byte == 0);
+        assert_eq!([0, 1, 2, 3].map(is_zero), [false, true, true, false]);
     }
 }
