@@ -392,6 +392,7 @@ impl<W: Windows, T: TableMemory> Xive<W, T> {
         }
         for chip in self.controllers() {
             let mut locked = chip.lock(&self.tables);
+            locked.pull_contexts();
             note(locked.reset_tables());
             note(locked.reset_contexts());
         }

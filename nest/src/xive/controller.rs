@@ -326,27 +326,39 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
         self.tables.load(word) & bit != 0
     }
 
-    /// Gives out a set of eight event descriptors.
-    pub(crate) fn allocate_ends(&mut self) -> Result<Index, XiveError> {
+    /// Makes sure that the next `count` sets have pages. Pages that it could take stay in the table when there are not
+    /// enough, so that each donation is a step forward.
+    pub(crate) fn provide_ends(&mut self, count: u32) -> Result<(), XiveError> {
+        let mut left = count;
         let mut set = self.state.set_hint;
-        while set < SETS && self.is_set_taken(set) {
+        while left > 0 {
+            if set >= SETS {
+                return Err(XiveError::Full);
+            }
+            if !self.is_set_taken(set) {
+                left -= 1;
+                let table = self.chip.memory.end_pages();
+                let (slot, vsd) = self.page_of(table, set * u32::from(PRIORITIES));
+                if vsd == Vsd::NONE {
+                    let page = self.take_page()?;
+                    self.clear_end_page(page);
+                    isa::barrier::sync();
+                    self.tables.store(slot, Vsd::memory(page, PAGE).0);
+                }
+            }
             set += 1;
         }
-        if set >= SETS {
-            return Err(XiveError::Full);
-        }
-        let index = set * u32::from(PRIORITIES);
-        let table = self.chip.memory.end_pages();
-        let (slot, vsd) = self.page_of(table, index);
-        if vsd == Vsd::NONE {
-            let page = self.take_page()?;
-            self.clear_end_page(page);
-            isa::barrier::sync();
-            self.tables.store(slot, Vsd::memory(page, PAGE).0);
-        }
+        Ok(())
+    }
+
+    /// Gives out a set of eight event descriptors that has a page.
+    pub(crate) fn allocate_ends(&mut self) -> Result<Index, XiveError> {
+        self.provide_ends(1)?;
+        let mut free = (self.state.set_hint..SETS).filter(|set| !self.is_set_taken(*set));
+        let set = free.next().ok_or(XiveError::Full)?;
         self.mark_set(set, true);
         self.state.set_hint = set + 1;
-        Ok(self.own(index))
+        Ok(self.own(set * u32::from(PRIORITIES)))
     }
 
     /// Takes a set back, its event descriptors off.

@@ -148,6 +148,18 @@ mod real {
             // SAFETY: as for `load`.
             unsafe { pointer.write_volatile(value.to_be()) };
         }
+
+        fn fill(&self, at: Ra, bytes: u64, value: u8) {
+            let block = isa::cache::BLOCK as u64;
+            if value == 0 && at.is_aligned(block) && bytes.is_multiple_of(block) {
+                // SAFETY: whole blocks of what the driver was given, by the promise of `new`.
+                return unsafe { isa::cache::zero(at.0, bytes) };
+            }
+            let value = u64::from_ne_bytes([value; 8]);
+            for offset in (0..bytes).step_by(8) {
+                self.store(Ra(at.0 + offset), value);
+            }
+        }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits here")]

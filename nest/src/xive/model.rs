@@ -84,6 +84,8 @@ pub(crate) struct Model {
     pub(crate) cap: Cell<u64>,
     /// Stores into threads' contexts.
     pub(crate) contexts: RefCell<BTreeMap<u64, u8>>,
+    /// Pulls of threads' contexts.
+    pub(crate) pulls: RefCell<Vec<u64>>,
     /// Syncs that were done.
     pub(crate) syncs: Cell<u32>,
 }
@@ -107,6 +109,7 @@ impl Model {
             stuck: Cell::new(None),
             cap: Cell::new(CAP),
             contexts: RefCell::default(),
+            pulls: RefCell::default(),
             syncs: Cell::new(0),
         })
     }
@@ -368,12 +371,21 @@ impl Mmio<Ic> for Model {
 
     fn read8(&self, reg: Reg<Ic>) -> u8 {
         assert!(reg.offset() >= 256 * PAGE, "load of a byte at {reg:?}");
-        0x80
+        let contexts = self.contexts.borrow();
+        contexts.get(&reg.offset()).copied().unwrap_or(0)
     }
 
     fn read32(&self, reg: Reg<Ic>) -> u32 {
-        assert!(reg.offset() >= 256 * PAGE, "load of a word at {reg:?}");
-        0x1234_5678
+        let offset = reg.offset();
+        assert!(offset >= 256 * PAGE, "load of a word at {reg:?}");
+        if offset & 0x800 != 0 {
+            let local = low32(offset / PAGE) - 256;
+            let thread = super::HW_VP_BASE + local;
+            assert!(self.nvp_entry(thread).has(&nvp::VALID));
+            self.pulls.borrow_mut().push(offset);
+        }
+        // Every ring is valid.
+        0x8000_0000
     }
 
     fn write32(&self, reg: Reg<Ic>, _: u32) {

@@ -139,14 +139,22 @@ impl<W: Windows, T: TableMemory> Xive<W, T> {
         let made = self.vp_range().try_for_each(|block| {
             let mut chip = self.controller(block)?.lock(&self.tables);
             chip.provide_nvps(first, count)?;
-            (first..first + count).try_for_each(|index| chip.populate(index))
+            chip.provide_ends(count)
         });
+        let made = made.and_then(|()| self.populate(first, count));
         if let Err(error) = made {
             self.depopulate(first, count)?;
             vps.free(&self.tables, first, order);
             return Err(error);
         }
         Ok(first)
+    }
+
+    fn populate(&self, first: u32, count: u32) -> Result<(), XiveError> {
+        self.vp_range().try_for_each(|block| {
+            let mut chip = self.controller(block)?.lock(&self.tables);
+            (first..first + count).try_for_each(|index| chip.populate(index))
+        })
     }
 
     fn depopulate(&self, first: u32, count: u32) -> Result<(), XiveError> {

@@ -313,20 +313,46 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
         Ok(())
     }
 
-    /// Takes all contexts off the threads of this chip, which enables them again with nothing but the physical one.
-    pub(super) fn reset_contexts(&self) -> Result<(), XiveError> {
-        let mut outcome = Ok(());
-        for local in (0..HW_THREADS).map(|local| low8(local.into())) {
-            let index = HW_VP_BASE + u32::from(local);
-            if self.allocated_nvp(index).is_err() {
-                continue;
+    /// The threads of this chip that enabled their contexts, with the event descriptors of each.
+    fn enabled_threads(&self) -> impl Iterator<Item = (u8, Index)> {
+        let threads = (0..HW_THREADS).map(|local| low8(local.into()));
+        threads.filter_map(|local| {
+            let (_, ends) = self.allocated_nvp(HW_VP_BASE + u32::from(local)).ok()?;
+            let (register, bit) = regs::thread_enable(self.pir(local));
+            (self.chip.windows.ic().read64(register) & bit != 0).then_some((local, ends))
+        })
+    }
+
+    fn pir(&self, local: u8) -> u32 {
+        u32::from(self.chip.chip.0) << 8 | u32::from(local)
+    }
+
+    /// Takes the guests' and the pool's contexts off the threads of this chip. While their virtual processors are still
+    /// there: the chip saves the state.
+    pub(super) fn pull_contexts(&self) {
+        let ic = self.chip.windows.ic();
+        for (local, _) in self.enabled_threads() {
+            for ring in [tima::OS, tima::POOL] {
+                let word = ic.read32(regs::thread_context(local, ring + tima::WORD2));
+                if word & tima::WORD2_VALID != 0 {
+                    let _ = ic.read32(regs::thread_context(local, ring + tima::PULL));
+                }
             }
-            let ends = self.chip.thread_ends(local);
-            let pir = u32::from(self.chip.chip.0) << 8 | u32::from(local);
-            let done = self.enable_context(pir).and_then(|()| {
+        }
+    }
+
+    /// Brings the contexts of the threads of this chip to their first state: nothing but the physical one.
+    pub(super) fn reset_contexts(&self) -> Result<(), XiveError> {
+        let ic = self.chip.windows.ic();
+        let mut outcome = Ok(());
+        for (local, ends) in self.enabled_threads() {
+            let done = self.enable_context(self.pir(local)).and_then(|()| {
+                // The emulator's context outlives the reset, and does not like to be pushed twice.
                 let context = regs::thread_context(local, tima::PHYSICAL_VALID);
-                self.chip.windows.ic().write8(context, tima::VALID);
-                self.update_nvp(index, |_| {
+                if ic.read8(context) & tima::VALID == 0 {
+                    ic.write8(context, tima::VALID);
+                }
+                self.update_nvp(HW_VP_BASE + u32::from(local), |_| {
                     Nvp::default().with(&nvp::VALID, 1).with_ends(ends)
                 })
             });

@@ -70,7 +70,11 @@ fn machine(count: usize) -> Machine {
     let xive = Xive::start(&mut scoms, &MAP, setups(&chips), Rc::clone(&memory)).unwrap();
     for (chip, _) in CHIPS.iter().zip(&chips) {
         for local in [0, 1, 0x45] {
-            xive.add_thread(u32::from(*chip) << 8 | local).unwrap();
+            let pir = u32::from(*chip) << 8 | local;
+            xive.add_thread(pir).unwrap();
+            if local != 1 {
+                xive.enable_thread(pir).unwrap();
+            }
         }
     }
     Machine {
@@ -210,6 +214,7 @@ fn threads_are_where_the_hardware_puts_them() {
     // Bit 0x45 & 0x3f of the second register: fused core 8.
     let enabled = machine.chips[1].register(regs::TCTXT_EN1);
     assert_eq!(enabled, 1 << (63 - 5));
+    assert_eq!(machine.chips[1].register(regs::TCTXT_EN0), 1 << 63);
 }
 
 #[test]
@@ -723,7 +728,22 @@ fn reset_leaves_the_threads_and_nothing_else() {
         .map(|(at, v)| (*at, *v))
         .collect();
     let at = |local: u64| (256 + local) * 0x1_0000 + 0x38;
-    assert_eq!(pushed, [(at(0), 0x80), (at(1), 0x80), (at(0x45), 0x80)]);
+    assert_eq!(
+        pushed,
+        [(at(0), 0x80), (at(0x45), 0x80)],
+        "thread 1 never came"
+    );
+    let mut pulled = Vec::new();
+    for local in [0, 0x45] {
+        for ring in [0x10, 0x20] {
+            pulled.push((256 + local) * 0x1_0000 + 0x808 + ring);
+        }
+    }
+    assert_eq!(
+        chips[1].pulls.borrow()[..],
+        pulled,
+        "while their processors are still there"
+    );
     assert_eq!(
         xive.allocate_vps(11),
         Err(XiveError::NoPages),
@@ -802,11 +822,11 @@ mod tima {
             // Another kernel comes.
             Step::Get8(0x1_0038, 0x80),
             Step::Put8(0x1_0031, 0),
-            Step::Get8(0x1_0028, 0x80),
+            Step::Get32(0x1_0028, 0xc000_0123),
             Step::Get32(0x1_0828, 0),
             // And once more, with nothing there.
             Step::Get8(0x1_0038, 0),
-            Step::Get8(0x1_0028, 0),
+            Step::Get32(0x1_0028, 0x4000_0123),
         ]);
         let tima = Tima::new(&bus);
         tima.push_pool(0x4000_0123);

@@ -12,9 +12,11 @@ use super::tables::low8;
 use crate::mmio::Reg;
 
 /// From a ring: whether it is valid, with the virtual processor (word 2).
-const WORD2: u64 = 8;
-const OS: u64 = 0x10;
-const POOL: u64 = 0x20;
+pub(super) const WORD2: u64 = 8;
+/// The operating system's ring.
+pub(super) const OS: u64 = 0x10;
+/// The pool's ring.
+pub(super) const POOL: u64 = 0x20;
 const PHYSICAL: u64 = 0x30;
 /// Where a byte store of [`VALID`] pushes the physical context.
 pub(super) const PHYSICAL_VALID: u64 = PHYSICAL + WORD2;
@@ -26,9 +28,12 @@ const CPPR: u64 = 1;
 const ACK_HV: u64 = 0x830;
 const PULL_OS: u64 = 0x818;
 const PULL_POOL: u64 = 0x828;
+/// From a ring: a load pulls its context.
+pub(super) const PULL: u64 = PULL_OS - OS;
+const _: () = assert!(POOL + PULL == PULL_POOL);
 
 /// A word 2 that pushes a context.
-const WORD2_VALID: u32 = 0x8000_0000;
+pub(super) const WORD2_VALID: u32 = 0x8000_0000;
 /// In word 2: the chip saves and restores the context.
 pub const WORD2_HARDWARE: u32 = 0x4000_0000;
 
@@ -127,7 +132,7 @@ impl<M: TimaBus> Tima<M> {
     /// Pulls the pool's virtual processor, if one is there.
     pub fn pull_pool(&self) {
         eieio();
-        if self.bus.read8(hv(POOL + WORD2)) & VALID != 0 {
+        if self.bus.read32(hv(POOL + WORD2)) & WORD2_VALID != 0 {
             let _ = self.bus.read32(hv(PULL_POOL));
         }
         eieio();
