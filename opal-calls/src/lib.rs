@@ -38,3 +38,4 @@ pub mod os_memory;
 pub mod quiesce;
 pub mod table;
 pub mod trace;
+pub mod xive;
