@@ -20,6 +20,7 @@
 .balign 128
 opal_entry:
     .long 0x48000008            // little-endian: b .+8; big-endian sees 08000048: tdi 0, r0, 72, which never traps
+opal_entry_big_endian:
     opal_be 0x480001fc               // big-endian: b opal_from_big_endian
     li     11, 1
 opal_common:

@@ -2,6 +2,7 @@
 //! registers.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,9 +15,13 @@ use super::instructions;
 /// The routines that load and store a guest's vector-scalar registers (firmware/src/hypervisor/enter.S).
 const ALLOWED: [&str; 2] = ["guest_load_vsrs", "guest_store_vsrs"];
 
-/// Where the processor starts in big-endian mode (firmware/src/entry/head.S), and how long it stays there.
-const ENTRY: &str = "_start";
-const BIG_ENDIAN: u64 = 0x20;
+/// Where the processor comes in big-endian mode, and how many bytes it stays in it: the entry of the image
+/// (firmware/src/entry/head.S) and that of OPAL calls (firmware/src/opal/entry.S).
+const BIG_ENDIAN: [(&str, u64); 3] = [
+    ("_start", 0x20),
+    ("opal_entry_big_endian", 4),
+    ("opal_from_big_endian", 0x2c),
+];
 
 /// A named piece of code.
 struct Function {
@@ -42,13 +47,17 @@ pub fn check(file: &Path) -> Result<(Vec<String>, usize)> {
         }
     }
     let (symbols, names) = elf.symbol_table()?.context("no symbols")?;
-    let entry = symbols.iter().find(|symbol| {
-        usize::try_from(symbol.st_name)
-            .is_ok_and(|at| names.get(at).is_ok_and(|name| name == ENTRY))
-    });
-    let entry = entry
-        .with_context(|| format!("{} has no symbol {ENTRY}", file.display()))?
-        .st_value;
+    let mut big_endian = Vec::new();
+    for (name, bytes) in BIG_ENDIAN {
+        let entry = symbols
+            .iter()
+            .find(|symbol| {
+                usize::try_from(symbol.st_name)
+                    .is_ok_and(|at| names.get(at).is_ok_and(|found| found == name))
+            })
+            .with_context(|| format!("{} has no symbol {name}", file.display()))?;
+        big_endian.push(entry.st_value..entry.st_value + bytes);
+    }
     let mut problems = Vec::new();
     let mut looked_at = 0;
     for header in elf.section_headers().context("no sections")? {
@@ -57,7 +66,8 @@ pub fn check(file: &Path) -> Result<(Vec<String>, usize)> {
         }
         let (code, _) = elf.section_data(&header)?;
         looked_at += code.len() / 4;
-        for found in instructions::vector_or_float(&in_one_order(code, header.sh_addr, entry)) {
+        for found in instructions::vector_or_float(&in_one_order(code, header.sh_addr, &big_endian))
+        {
             let address = header.sh_addr + found.offset as u64;
             let inside = functions
                 .iter()
@@ -77,11 +87,12 @@ pub fn check(file: &Path) -> Result<(Vec<String>, usize)> {
     Ok((problems, looked_at))
 }
 
-/// Returns the code with the words of the big-endian entry turned round.
-fn in_one_order(code: &[u8], address: u64, entry: u64) -> Vec<u8> {
+/// Returns the code with the big-endian words turned round.
+fn in_one_order(code: &[u8], address: u64, big_endian: &[Range<u64>]) -> Vec<u8> {
     let mut code = code.to_vec();
     for (index, word) in code.chunks_exact_mut(4).enumerate() {
-        if (entry..entry + BIG_ENDIAN).contains(&(address + 4 * index as u64)) {
+        let at = address + 4 * index as u64;
+        if big_endian.iter().any(|range| range.contains(&at)) {
             word.reverse();
         }
     }
@@ -109,9 +120,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_words_of_the_entry_are_turned_round() {
+    fn only_big_endian_words_are_turned_round() {
         let code: Vec<u8> = (0..64).collect();
-        let turned = in_one_order(&code, 0x100, 0x110);
+        let turned = in_one_order(&code, 0x100, &[0x110..0x130]);
         assert_eq!(turned[..0x10], code[..0x10]);
         assert_eq!(turned[0x10..0x14], [0x13, 0x12, 0x11, 0x10]);
         assert_eq!(turned[0x2c..0x30], [0x2f, 0x2e, 0x2d, 0x2c]);
