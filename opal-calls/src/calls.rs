@@ -277,39 +277,39 @@ crate::opal_calls! {
     /// Sets the partition table of the nest MMU, of one chip or (-1) all.
     127 OPAL_NMMU_SET_PTCR(chip: u64, ptcr: u64)                                        absent Nmmu;
     /// Resets interrupt routing.
-    128 OPAL_XIVE_RESET(mode: u64)                                                      absent Xive;
+    128 OPAL_XIVE_RESET(mode: u64)                                                      served Xive;
     /// Describes an interrupt source.
-    129 OPAL_XIVE_GET_IRQ_INFO(girq: Girq, flags: OsAddr, eoi_page: OsAddr, trigger_page: OsAddr, esb_shift: OsAddr, chip: OsAddr) absent Xive;
+    129 OPAL_XIVE_GET_IRQ_INFO(girq: Girq, flags: OsAddr, eoi_page: OsAddr, trigger_page: OsAddr, esb_shift: OsAddr, chip: OsAddr) served Xive;
     /// Says how an interrupt is routed.
-    130 OPAL_XIVE_GET_IRQ_CONFIG(girq: Girq, vp: OsAddr, priority: OsAddr, lirq: OsAddr) absent Xive;
+    130 OPAL_XIVE_GET_IRQ_CONFIG(girq: Girq, vp: OsAddr, priority: OsAddr, lirq: OsAddr) served Xive;
     /// Routes an interrupt; priority 0xff masks it.
-    131 OPAL_XIVE_SET_IRQ_CONFIG(girq: Girq, vp: VpId, priority: u8, lirq: u32)         absent Xive;
+    131 OPAL_XIVE_SET_IRQ_CONFIG(girq: Girq, vp: VpId, priority: u8, lirq: u32)         served Xive;
     /// Describes an event queue.
-    132 OPAL_XIVE_GET_QUEUE_INFO(vp: VpId, priority: u32, page: OsAddr, size: OsAddr, eoi_page: OsAddr, escalation: OsAddr, flags: OsAddr) absent Xive;
+    132 OPAL_XIVE_GET_QUEUE_INFO(vp: VpId, priority: u32, page: OsAddr, size: OsAddr, eoi_page: OsAddr, escalation: OsAddr, flags: OsAddr) served Xive;
     /// Sets up an event queue.
-    133 OPAL_XIVE_SET_QUEUE_INFO(vp: VpId, priority: u32, page: OsAddr, size: u64, flags: u64) absent Xive;
+    133 OPAL_XIVE_SET_QUEUE_INFO(vp: VpId, priority: u32, page: OsAddr, size: u64, flags: u64) served Xive;
     /// Gives the firmware 64 KiB for indirect tables.
-    134 OPAL_XIVE_DONATE_PAGE(chip: ChipId, page: OsAddr)                               absent Xive;
+    134 OPAL_XIVE_DONATE_PAGE(chip: ChipId, page: OsAddr)                               served Xive;
     /// Allocates 2^order virtual processors; answers the first.
-    135 OPAL_XIVE_ALLOCATE_VP_BLOCK(order: u32)                                         absent Xive;
+    135 OPAL_XIVE_ALLOCATE_VP_BLOCK(order: u32)                                         served Xive;
     /// Frees a block of virtual processors.
-    136 OPAL_XIVE_FREE_VP_BLOCK(vp: VpId)                                               absent Xive;
+    136 OPAL_XIVE_FREE_VP_BLOCK(vp: VpId)                                               served Xive;
     /// Describes a virtual processor.
-    137 OPAL_XIVE_GET_VP_INFO(vp: VpId, flags: OsAddr, cam: OsAddr, report: OsAddr, chip: OsAddr) absent Xive;
+    137 OPAL_XIVE_GET_VP_INFO(vp: VpId, flags: OsAddr, cam: OsAddr, report: OsAddr, chip: OsAddr) served Xive;
     /// Sets up a virtual processor.
-    138 OPAL_XIVE_SET_VP_INFO(vp: VpId, flags: u64, report: OsAddr)                     absent Xive;
+    138 OPAL_XIVE_SET_VP_INFO(vp: VpId, flags: u64, report: OsAddr)                     served Xive;
     /// Allocates an interrupt of a chip, or of any (0xffffffff); answers its number.
-    139 OPAL_XIVE_ALLOCATE_IRQ(chip: ChipId)                                            absent Xive;
+    139 OPAL_XIVE_ALLOCATE_IRQ(chip: ChipId)                                            served Xive;
     /// Frees an interrupt.
-    140 OPAL_XIVE_FREE_IRQ(girq: Girq)                                                  absent Xive;
+    140 OPAL_XIVE_FREE_IRQ(girq: Girq)                                                  served Xive;
     /// Waits until interrupts in flight have landed.
-    141 OPAL_XIVE_SYNC(kind: u32, id: u32)                                              absent Xive;
+    141 OPAL_XIVE_SYNC(kind: u32, id: u32)                                              served Xive;
     /// Logs state of the interrupt controller.
-    142 OPAL_XIVE_DUMP(kind: u32, id: u32)                                              absent Xive;
+    142 OPAL_XIVE_DUMP(kind: u32, id: u32)                                              served Xive;
     /// Reads the position of an event queue.
-    143 OPAL_XIVE_GET_QUEUE_STATE(vp: VpId, priority: u32, toggle: OsAddr, index: OsAddr) absent Xive;
+    143 OPAL_XIVE_GET_QUEUE_STATE(vp: VpId, priority: u32, toggle: OsAddr, index: OsAddr) served Xive;
     /// Sets the position of an event queue.
-    144 OPAL_XIVE_SET_QUEUE_STATE(vp: VpId, priority: u32, toggle: u32, index: u32)     absent Xive;
+    144 OPAL_XIVE_SET_QUEUE_STATE(vp: VpId, priority: u32, toggle: u32, index: u32)     served Xive;
     /// Delivers a system reset to a hardware thread.
     145 OPAL_SIGNAL_SYSTEM_RESET(target: ServerOrOthers)                                absent Always [reentrant];
     /// Sets up a context of an NVLink unit.
@@ -361,7 +361,7 @@ crate::opal_calls! {
     /// Says whether an NVLink device uses relaxed ordering.
     169 OPAL_NPU_GET_RELAXED_ORDER(phb: PhbId, bdfn: u16)                               absent OlderChip;
     /// Reads the state of a virtual processor.
-    170 OPAL_XIVE_GET_VP_STATE(vp: VpId, state: OsAddr)                                 absent Xive;
+    170 OPAL_XIVE_GET_VP_STATE(vp: VpId, state: OsAddr)                                 served Xive;
     /// Places memory of an OpenCAPI device.
     171 OPAL_NPU_MEM_ALLOC(phb: PhbId, bdfn: u32, size: u64, bar: OsAddr)               absent OpenCapi;
     /// Takes memory of an OpenCAPI device away.

@@ -19,6 +19,8 @@ pub mod entry;
 mod serve;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+mod xive;
 
 #[cfg(target_os = "none")]
 pub use start::{Handover, start};

@@ -19,6 +19,7 @@ use opal_calls::messages::Messages;
 use opal_calls::os_memory::OsMemory as _;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Row};
+use opal_calls::xive::Xive;
 
 use super::clock;
 use super::console::UartPort;
@@ -26,6 +27,7 @@ use super::entry::{Request, give_up_stack};
 use super::nvram::Nvram;
 use super::threads::{AllThreads, OpalThread};
 use super::tree::CONSOLE_BUFFER;
+use super::xive::Chips;
 use crate::entry::ram::OsRam;
 use crate::machine::{Machine, PowerAction};
 use crate::stop;
@@ -42,6 +44,7 @@ pub(super) struct Opal {
     pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
     pub(super) nvram: Mutex<Nvram>,
     pub(super) xscom: Mutex<Xscom<CiXscom>>,
+    pub(super) xive: &'static Xive<Chips>,
 }
 
 /// The one there is, from just before the kernel starts.
@@ -205,6 +208,101 @@ impl Opal {
                 size,
                 ..
             } => self.lpc_write(chip, space, addr, data, size),
+            Call::OPAL_XIVE_RESET { mode, .. } => self.xive.reset(mode),
+            Call::OPAL_XIVE_GET_IRQ_INFO {
+                girq,
+                flags,
+                eoi_page,
+                trigger_page,
+                esb_shift,
+                chip,
+                ..
+            } => self.xive.get_irq_info(
+                &self.os,
+                girq,
+                flags,
+                eoi_page,
+                trigger_page,
+                esb_shift,
+                chip,
+            ),
+            Call::OPAL_XIVE_GET_IRQ_CONFIG {
+                girq,
+                vp,
+                priority,
+                lirq,
+                ..
+            } => self.xive.get_irq_config(&self.os, girq, vp, priority, lirq),
+            Call::OPAL_XIVE_SET_IRQ_CONFIG {
+                girq,
+                vp,
+                priority,
+                lirq,
+                ..
+            } => self.xive.set_irq_config(girq, vp, priority, lirq),
+            Call::OPAL_XIVE_GET_QUEUE_INFO {
+                vp,
+                priority,
+                page,
+                size,
+                eoi_page,
+                escalation,
+                flags,
+                ..
+            } => self.xive.get_queue_info(
+                &self.os, vp, priority, page, size, eoi_page, escalation, flags,
+            ),
+            Call::OPAL_XIVE_SET_QUEUE_INFO {
+                vp,
+                priority,
+                page,
+                size,
+                flags,
+                ..
+            } => self
+                .xive
+                .set_queue_info(&self.os, vp, priority, page, size, flags),
+            Call::OPAL_XIVE_DONATE_PAGE { chip, page, .. } => {
+                self.xive.donate_page(&self.os, chip, page)
+            }
+            Call::OPAL_XIVE_ALLOCATE_VP_BLOCK { order, .. } => self.xive.allocate_vp_block(order),
+            Call::OPAL_XIVE_FREE_VP_BLOCK { vp, .. } => self.xive.free_vp_block(vp),
+            Call::OPAL_XIVE_GET_VP_INFO {
+                vp,
+                flags,
+                cam,
+                report,
+                chip,
+                ..
+            } => self
+                .xive
+                .get_vp_info(&self.os, vp, flags, cam, report, chip),
+            Call::OPAL_XIVE_SET_VP_INFO {
+                vp, flags, report, ..
+            } => self.xive.set_vp_info(&self.os, vp, flags, report),
+            Call::OPAL_XIVE_ALLOCATE_IRQ { chip, .. } => self.xive.allocate_irq(chip),
+            Call::OPAL_XIVE_FREE_IRQ { girq, .. } => self.xive.free_irq(girq),
+            Call::OPAL_XIVE_SYNC { kind, id, .. } => self.xive.sync(kind, id),
+            Call::OPAL_XIVE_DUMP { kind, id, .. } => self.xive.dump(kind, id),
+            Call::OPAL_XIVE_GET_QUEUE_STATE {
+                vp,
+                priority,
+                toggle,
+                index,
+                ..
+            } => self
+                .xive
+                .get_queue_state(&self.os, vp, priority, toggle, index),
+            Call::OPAL_XIVE_SET_QUEUE_STATE {
+                vp,
+                priority,
+                toggle,
+                index,
+                ..
+            } => self.xive.set_queue_state(vp, priority, toggle, index),
+            Call::OPAL_XIVE_GET_VP_STATE { vp, state, .. } => {
+                self.xive.get_vp_state(&self.os, vp, state)
+            }
         }
     }
 

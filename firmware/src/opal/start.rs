@@ -18,6 +18,7 @@ use opal_calls::messages::Messages;
 use opal_calls::os_memory::BadRanges;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Facility};
+use opal_calls::xive::Xive;
 use papr_services::tree::{Node, TreeError};
 
 use super::console::UartPort;
@@ -26,14 +27,15 @@ use super::kernel::Kernel;
 use super::nvram::{self, Nvram};
 use super::serve::{OPAL, Opal};
 use super::threads::{self, AllThreads, MAX_PIR, OpalThread};
-use super::tree::{self, Description};
+use super::tree::{self, Description, Interrupts};
+use super::xive::{self, Chips, XIVE};
 use crate::entry::ram::OsRam;
 use crate::fdt::{Fdt, FdtError};
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
-use crate::memory::{FIRMWARE, MEMORY_CONSOLE, Plan, THREAD_BLOCKS};
+use crate::memory::{FIRMWARE, MEMORY_CONSOLE, Plan};
 use crate::stop;
-use crate::thread::{BLOCK_SIZE, Thread, ThreadBlock, this_thread};
+use crate::thread::{Thread, ThreadBlock, this_thread};
 
 /// What boot has made for OPAL mode.
 pub struct Handover {
@@ -61,6 +63,7 @@ enum StartError {
     Memory(BadRanges),
     Given(FdtError),
     Tree(TreeError),
+    Interrupts(xive::StartError),
 }
 
 impl fmt::Display for StartError {
@@ -68,6 +71,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Memory(why) => write!(f, "the memory map is unusable: {why:?}"),
             Self::Given(why) => write!(f, "the device tree is unusable: {why}"),
+            Self::Interrupts(why) => write!(f, "the interrupt controllers are unusable: {why}"),
             Self::Tree(why) => write!(f, "the device tree cannot be written: {why:?}"),
         }
     }
@@ -107,7 +111,6 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     let boot_pir = crate::thread::pir();
     let blocks = &handover.blocks;
     let threads = make_threads(boot_pir, &handover.inputs, blocks);
-    let end = THREAD_BLOCKS.start + (blocks.len() * BLOCK_SIZE) as u64;
     let known: Vec<u32> = threads.iter().map(|thread| thread.pir).collect();
     let threads = AllThreads::new(threads, boot_pir);
     for thread in threads.each() {
@@ -119,6 +122,22 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
             slot.store(address as u64, Ordering::Release);
         }
     }
+    let chips = handover.inputs.chips.iter();
+    // SAFETY: the chip's table says where the windows are; every chip is one that the tree names; this is the only engine.
+    let bus = unsafe { CiXscom::new(handover.chip.map.xscom, handover.chip.map.chip_shift) };
+    let mut xscom = Xscom::new(
+        bus,
+        chips.filter_map(|chip| u8::try_from(*chip).ok().map(ChipIndex)),
+    );
+    let (controllers, tables) = Chips::start(&mut xscom, &handover.chip.map, &handover.inputs)
+        .map_err(StartError::Interrupts)?;
+    let interrupts = Interrupts {
+        area: handover.chip.map.xive_tm.0,
+        chips: &handover.inputs.chips,
+        capabilities: controllers.capabilities(),
+    };
+    let xive: &'static Xive<Chips> = XIVE.call_once(|| Xive::new(controllers));
+    xive::push_thread(boot_pir);
     crate::threads::start(blocks.iter().copied(), Box::new(thread_came));
     // Kernels begin big-endian, whatever they are; they say when exceptions shall be otherwise.
     const BIG_ENDIAN_EXCEPTIONS: u64 = 1;
@@ -126,7 +145,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         log::error!("going on without the threads that do not answer");
     }
 
-    let firmware = FIRMWARE..end;
+    let firmware = FIRMWARE..tables.end;
     let os = OsRam::new(&handover.plan, &firmware).map_err(StartError::Memory)?;
     let rtc = handover.machine.read_clock().is_ok();
     let missing: Vec<u32> = (handover.inputs.cores.iter())
@@ -148,6 +167,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         memory_console: MEMORY_CONSOLE.start,
         nvram: u32::try_from(nvram::SIZE).unwrap_or(u32::MAX),
         rtc,
+        interrupts,
     }
     .apply(root);
     let blob = tree.flatten().map_err(StartError::Tree)?;
@@ -164,17 +184,11 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     let mut have = Facilities::NONE
         .with(Facility::Console)
         .with(Facility::Nvram)
-        .with(Facility::Lpc);
+        .with(Facility::Lpc)
+        .with(Facility::Xive);
     if rtc {
         have = have.with(Facility::Rtc);
     }
-    let chips = handover.inputs.chips.iter();
-    // SAFETY: the chip's table says where the windows are; every chip is one that the tree names; this is the only engine.
-    let bus = unsafe { CiXscom::new(handover.chip.map.xscom, handover.chip.map.chip_shift) };
-    let xscom = Xscom::new(
-        bus,
-        chips.filter_map(|chip| u8::try_from(*chip).ok().map(ChipIndex)),
-    );
     OPAL.call_once(|| Opal {
         machine: handover.machine,
         have,
@@ -186,6 +200,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         console: Console::new(UartPort(handover.machine)),
         nvram: Mutex::new(nvram),
         xscom: Mutex::new(xscom),
+        xive,
     });
     Ok(leak_aligned(&blob))
 }

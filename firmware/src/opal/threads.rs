@@ -261,6 +261,7 @@ fn parse_reinit(flags: u64) -> Result<Option<bool>, OpalError> {
 pub(super) fn wait_for_work(me: &'static OpalThread) -> ! {
     use super::entry;
     me.entry.forget();
+    super::xive::push_thread(me.pir);
     me.set(State::Firmware);
     loop {
         // SeqCst and the doorbell: a job told after this look ends the doze.

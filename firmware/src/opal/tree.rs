@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use nest::chip::Chip;
+use nest::xive::Capabilities;
 use papr_services::tree::{Bytes, Node, Tree};
 
 use super::cpu_features;
@@ -82,6 +83,51 @@ pub struct Description<'a> {
     pub nvram: u32,
     /// Whether a clock keeps the date.
     pub rtc: bool,
+    /// The interrupt controllers.
+    pub interrupts: Interrupts<'a>,
+}
+
+/// The interrupt controllers, all of them together.
+#[derive(Clone, Debug)]
+pub struct Interrupts<'a> {
+    /// The thread management area.
+    pub area: u64,
+    /// Their chips, by block.
+    pub chips: &'a [u32],
+    /// What all of them can do.
+    pub capabilities: Capabilities,
+}
+
+/// Bytes of a page of the thread management area, and of one that a kernel gives for tables.
+const PAGE: u64 = 0x1_0000;
+
+impl Interrupts<'_> {
+    fn describe(&self, root: &mut Node, phandle: u32) {
+        let name = format!("interrupt-controller@{:x}", self.area);
+        root.node(&name, |node| {
+            let pages = [0, 1, 2, 3].map(|page| [self.area.saturating_add(page * PAGE), PAGE]);
+            node.set("reg", pages)
+                .set(
+                    "compatible",
+                    ["ibm,opal-xive-pe", "ibm,opal-xive-vc", "ibm,opal-intc"],
+                )
+                .set("interrupt-controller", ())
+                .set("#address-cells", 0_u32)
+                .set("#interrupt-cells", 2_u32)
+                .set("ibm,xive-eq-sizes", [12_u32, 16, 21, 24])
+                .set("ibm,xive-#priorities", 8_u32)
+                .set("single-escalation-support", ())
+                .set("ibm,xive-provision-page-size", 0x1_0000_u32)
+                .set("ibm,xive-provision-chips", self.chips)
+                .set("phandle", phandle);
+            if self.capabilities.store_eoi {
+                node.set("store-eoi", ());
+            }
+            if self.capabilities.save_restore {
+                node.set("vp-save-restore", ());
+            }
+        });
+    }
 }
 
 impl Description<'_> {
@@ -99,8 +145,14 @@ impl Description<'_> {
             node.set("bootargs", self.bootargs)
                 .set("linux,stdout-path", "/ibm,opal/consoles/serial@0");
         });
+        correct_devices(root);
         self.cpus(root, &mut phandles);
-        root.node("ibm,opal", |node| self.opal(node, &mut phandles));
+        let controller = phandles.allocate();
+        self.interrupts.describe(root, controller);
+        root.node("ibm,opal", |node| {
+            self.opal(node, &mut phandles);
+            node.set("interrupt-parent", controller);
+        });
         let length = self.firmware.end.saturating_sub(self.firmware.start);
         root.node("reserved-memory", |node| {
             node.set("#address-cells", 2_u32)
@@ -203,6 +255,31 @@ impl Description<'_> {
             node.set("fw-load-area", areas);
         });
         node.node("power-mgt", idle_states);
+    }
+}
+
+/// Corrects what the given tree says of devices behind the firmware: those that it drives itself are reserved, since a
+/// kernel finds no way to their bus; and no I2C bus is served by OPAL so far.
+fn correct_devices(node: &mut Node) {
+    const OURS: [&[u8]; 2] = [b"ns16550", b"ipmi-bt"];
+    const NOT_SERVED: &[u8] = b"ibm,opal-i2c";
+    let compatible = node.property("compatible").unwrap_or(&[]).to_vec();
+    let names = || compatible.split_inclusive(|byte| *byte == 0);
+    let bare = |name: &[u8]| name.strip_suffix(b"\0").unwrap_or(name).to_vec();
+    if names().any(|name| OURS.contains(&bare(name).as_slice())) {
+        node.set("status", "reserved");
+    }
+    let served: Vec<u8> = names()
+        .filter(|name| bare(name) != NOT_SERVED)
+        .flatten()
+        .copied()
+        .collect();
+    if served.len() < compatible.len() {
+        node.set("compatible", Bytes(&served));
+    }
+    let names: Vec<String> = node.children().iter().map(|n| n.name().into()).collect();
+    for name in names {
+        node.node(&name, correct_devices);
     }
 }
 
@@ -309,6 +386,11 @@ mod tests {
             .cells("ibm,chip-id", &[1])
             .cells("ibm,ppc-interrupt-server#s", &[4, 5])
             .end();
+        blob.end().begin("lpc@0").begin("isa-serial@i3f8");
+        blob.prop("compatible", b"ns16550\0pnpPNP,501\0").end();
+        blob.begin("i2c-bus@0")
+            .prop("compatible", b"ibm,opal-i2c\0ibm,power9-i2c-port\0")
+            .end();
         blob.end().begin("ibm,opal").begin("power-mgt");
         blob.cells("ibm,enabled-stop-levels", &[0xc000_0000])
             .end()
@@ -330,6 +412,14 @@ mod tests {
             memory_console: 0x3100_0000,
             nvram: 0x1_0000,
             rtc: true,
+            interrupts: Interrupts {
+                area: 0x6_0302_0318_0000,
+                chips: &[0],
+                capabilities: Capabilities {
+                    save_restore: true,
+                    ..Capabilities::default()
+                },
+            },
         }
         .apply(given())
     }
@@ -374,6 +464,29 @@ mod tests {
             Some(&b"stop0_lite\0stop0\0"[..])
         );
         assert_eq!(node.property("ibm,cpu-idle-state-psscr").unwrap().len(), 16);
+    }
+
+    #[test]
+    fn devices_of_the_firmware_are_reserved() {
+        let tree = tree(&[]);
+        let status = |path| at(&tree, path).property("status");
+        assert_eq!(status("lpc@0/isa-serial@i3f8"), Some(&b"reserved\0"[..]));
+        assert_eq!(status("lpc@0"), None);
+        assert_eq!(
+            at(&tree, "lpc@0/i2c-bus@0").property("compatible"),
+            Some(&b"ibm,power9-i2c-port\0"[..])
+        );
+    }
+
+    #[test]
+    fn the_interrupt_controller_is_the_parent() {
+        let tree = tree(&[]);
+        let node = at(&tree, "interrupt-controller@6030203180000");
+        let parent = at(&tree, "ibm,opal").cell("interrupt-parent");
+        assert!(parent.is_some() && node.cell("phandle") == parent);
+        let has = |name| node.property(name).is_some();
+        assert!(has("vp-save-restore") && !has("store-eoi"));
+        assert_eq!(node.property("reg").map(<[u8]>::len), Some(64));
     }
 
     #[test]
