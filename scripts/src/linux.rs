@@ -242,6 +242,42 @@ pub fn cases() -> Vec<Case> {
                 ],
             ),
         },
+        Case {
+            name: "reboot",
+            work: Work::Shell(
+                "papr --shell --memory 2G --smp 2",
+                vec![
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "reboot -f\n",
+                    },
+                    Step {
+                        expect: "stop] reboot",
+                        send: "",
+                    },
+                    Step {
+                        expect: "INIT: Starting kernel at 0x",
+                        send: "",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "exit\n",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-OFF",
+                        send: "",
+                    },
+                ],
+            ),
+        },
         stop(
             "no-kernel",
             Wrong::NoKernel,
