@@ -11,6 +11,7 @@ use isa::context::GuestContext;
 use isa::msr::Msr;
 use isa::spr::{self, mfspr, mtspr};
 use log::error;
+use papr_services::host::Host as _;
 use papr_services::nested::Env;
 use papr_services::nested::run::{Exit, Running, Verdict};
 use papr_services::partition::{Partition, Stop, Vcpu};
@@ -107,6 +108,10 @@ impl<'m> RunLoop<'m> {
     fn run_partition(&mut self) -> Option<End> {
         let now = self.now();
         self.host.poll(now);
+        if !self.partition.interrupt_pending(self.vcpu_id) {
+            // Taking the request back may drop another thread's kick as well: its reason is looked for afterwards.
+            self.window.set(&mut self.vcpu, false);
+        }
         self.partition
             .prepare_entry(&mut self.vcpu, self.vcpu_id, self.host);
         let mut waits = self.partition.interrupt_pending(self.vcpu_id);
@@ -161,6 +166,11 @@ impl<'m> RunLoop<'m> {
         let wanted = running.wants_external_window();
         let deadline = running.deadline();
         self.window.set(&mut running.vcpu.context, wanted);
+        // Behind the window, which may have dropped the kick that came with it.
+        if self.host.interrupt_pending() {
+            self.leave_nested(Exit::Interrupted);
+            return None;
+        }
         let poll = self.host.next_poll();
         let until = match deadline.wrapping_sub(poll).cast_signed() {
             ..0 if deadline != NEVER => deadline,

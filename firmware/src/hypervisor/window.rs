@@ -50,5 +50,8 @@ impl ExternalWindow {
     /// The guest left because of a doorbell (0xe80): the request has been delivered.
     pub(super) fn delivered(&mut self) {
         self.doorbell = false;
+        // It may have been another thread's kick: what that wrote before is visible afterwards.
+        isa::barrier::msgsync();
+        isa::barrier::lwsync();
     }
 }
