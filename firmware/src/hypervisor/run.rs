@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
-use isa::context::GuestContext;
+use isa::context::{GuestContext, NO_THREAD};
 use isa::msr::Msr;
 use isa::spr::{self, mfspr, mtspr};
 use log::error;
@@ -20,7 +20,7 @@ use papr_services::serve::{After, hypercall};
 use super::exits::{PartitionExit, partition_exit};
 use super::host::Services;
 use super::window::ExternalWindow;
-use super::{enter, idle, registers, timer};
+use super::{enter, idle, registers, timer, tlb};
 use crate::thread::Thread;
 use crate::threads;
 
@@ -209,8 +209,14 @@ impl<'m> RunLoop<'m> {
         let called = self.now();
         self.window.set(&mut self.vcpu, false);
         registers::store_resident(&mut self.vcpu, called);
+        let lpid = running.guest.lpid();
         let context = &mut running.vcpu.context;
-        registers::load_resident(context, running.guest.lpid(), &mut self.offset);
+        let thread = self.thread.pir.load(Ordering::Relaxed);
+        let last = core::mem::replace(&mut context.last_thread, thread);
+        if last != thread && last != NO_THREAD {
+            tlb::guest_moved(lpid, self.host.shared.is_qemu);
+        }
+        registers::load_resident(context, lpid, &mut self.offset);
         self.publish_offset();
         let started = self.now();
         timer::load_decrementer(context.lpcr, context.dec_expiry, started);
@@ -233,6 +239,7 @@ impl<'m> RunLoop<'m> {
         let (purr, spurr, ic) = (context.purr, context.spurr, context.ic);
         let left = timer::host_now(self.offset);
         registers::store_resident(context, left);
+        tlb::finish_guests_own();
         // What the nested guest used counts as used by the partition, too.
         self.vcpu.purr = self.vcpu.purr.wrapping_add(context.purr.wrapping_sub(purr));
         self.vcpu.spurr = self

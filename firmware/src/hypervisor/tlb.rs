@@ -81,10 +81,36 @@ pub(super) fn run(flush: Flush, is_qemu: bool) {
             }
         }
     }
+    wait();
+}
+
+/// Waits until all threads have done the invalidations that this one began.
+fn wait() {
     eieio();
-    // SAFETY: waits for the invalidations above on all threads.
+    // SAFETY: it only waits.
     unsafe { core::arch::asm!("tlbsync", options(nostack, preserves_flags)) };
     ptesync();
+}
+
+/// QEMU drops all translations of a thread when its LPIDR is written, so none is left behind (target/ppc/misc_helper.c).
+fn switch_drops_translations(is_qemu: bool) -> bool {
+    is_qemu
+}
+
+/// A vCPU of the nested guest `lpid` continues on another thread than before: what it invalidated locally may be left
+/// on the old one, where another vCPU of the guest may find it.
+pub(super) fn guest_moved(lpid: u32, is_qemu: bool) {
+    if !switch_drops_translations(is_qemu) {
+        ptesync();
+        tlbie!(IS_PARTITION, u64::from(lpid), 2, 1);
+        wait();
+    }
+}
+
+/// Waits for invalidations that a guest had begun when it was interrupted: it may go on on another thread, whose
+/// `tlbsync` does not wait for them.
+pub(super) fn finish_guests_own() {
+    wait();
 }
 
 /// Partition-scoped translations, then everything process-scoped of the partition.

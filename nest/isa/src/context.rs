@@ -82,6 +82,10 @@ pub struct GuestContext {
     /// Process id.
     pub pidr: u64,
 
+    /// The thread (PIR) that had these registers last, or [`NO_THREAD`]. A guest invalidates its translations with `tlbiel` on the
+    /// thread where it runs, so those that it left on another one are not to be trusted.
+    pub last_thread: u32,
+
     /// Added to the time base of the machine while the guest runs; a multiple of 2^24.
     pub tb_offset: u64,
     /// When the guest's decrementer goes negative, in the machine's time base.
@@ -171,6 +175,9 @@ pub struct GuestContext {
     pub vsr: [[u64; 2]; 64],
 }
 
+/// No thread's PIR.
+pub const NO_THREAD: u32 = u32::MAX;
+
 /// MMCR0: counters frozen.
 pub const MMCR0_FC: u64 = 0x8000_0000;
 /// MMCR0: the guest controls the PMCs' extension bits.
@@ -207,6 +214,7 @@ impl GuestContext {
             amor: 0,
             hdexcr: 0,
             pidr: 0,
+            last_thread: NO_THREAD,
             tb_offset: 0,
             dec_expiry: i64::MAX.cast_unsigned(),
             ciabr: 0,
