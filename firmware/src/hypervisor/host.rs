@@ -21,6 +21,9 @@ use crate::threads;
 /// How long input may wait.
 const POLL_INTERVAL: Ticks = Ticks::from_ms(10);
 
+/// How long a guest may stay on a thread that has nothing to look after: a nested guest that is being deleted, or whose
+/// partition wants something of it, ends its run by then at the latest.
+const LONGEST_TURN: Ticks = Ticks::from_ms(100);
 /// How long output may wait for a UART that was full: 16 characters at 115200 bits per second.
 const DRAIN_INTERVAL: Ticks = Ticks::from_us(1400);
 
@@ -56,18 +59,14 @@ pub(super) struct Services {
     next_poll: AtomicU64,
 }
 
-/// A moment that never comes.
-const NEVER: u64 = 1 << 62;
-
 impl Services {
     /// Services for one vCPU. That of vCPU 0 looks after the console.
     pub(super) fn new(shared: &'static Shared, vcpu_id: u32) -> Self {
-        let next_poll = if vcpu_id == 0 { 0 } else { NEVER };
         Self {
             shared,
             vcpu_id,
             offset: AtomicU64::new(0),
-            next_poll: AtomicU64::new(next_poll),
+            next_poll: AtomicU64::new(0),
         }
     }
 
@@ -82,6 +81,11 @@ impl Services {
     /// Looks at the devices that nothing else tells about, when it is time to.
     pub(super) fn poll(&self, now: u64) {
         if now.wrapping_sub(self.next_poll()).cast_signed() < 0 {
+            return;
+        }
+        if self.vcpu_id != 0 {
+            self.next_poll
+                .store(now.wrapping_add(LONGEST_TURN.0), Ordering::Relaxed);
             return;
         }
         let (has_input, drained) = {

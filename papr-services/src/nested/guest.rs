@@ -204,8 +204,7 @@ impl Guest {
                 | Place::Counter(_) => {}
             }
         }
-        // With more threads, running vCPUs are kicked here (a host call of issue 4), so that none goes on with
-        // translations of the old tree.
+        // vCPUs that run on other threads lose their translations by the flushes below and fault into the new tables.
         if settings.retired || settings.table.is_none() {
             return Ok(());
         }
@@ -375,8 +374,8 @@ impl Registry {
         Ok(id)
     }
 
-    /// Deletes a guest. While one of its vCPUs is in a run it is only marked, which ends the run at its next exit;
-    /// with more threads it is kicked here, too.
+    /// Deletes a guest. While one of its vCPUs is in a run it is only marked, which ends the run at its next exit,
+    /// at the latest when the hypervisor decrementer of its thread runs out. The caller asks again until then.
     ///
     /// # Errors
     /// H_P2 when there is none of that id, H_BUSY while a vCPU runs.
