@@ -1,11 +1,13 @@
 //! The payload's command line: the words that are meant for the firmware, and the line without them.
 //!
-//! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=...` is handed on. Surprising fact: an unknown or wrong
+//! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=power9|power10|power11` the partition's level. Surprising fact: an unknown or wrong
 //! `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
 #![forbid(unsafe_code)]
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+
+use papr_services::level::Level;
 
 /// How the payload runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,8 +28,8 @@ pub struct CommandLine {
     pub payload: String,
     /// `nidus.mode=`; the last one counts. `None` when it was not there.
     pub mode: Option<Mode>,
-    /// `nidus.compat=`, as it stood.
-    pub compat: Option<String>,
+    /// `nidus.compat=`; the last one counts. `None` when it was not there.
+    pub compat: Option<Level>,
     /// Words after `nidus.` that mean nothing, to be reported.
     pub unknown: Vec<String>,
 }
@@ -49,7 +51,9 @@ impl CommandLine {
                 Some(("mode", "opal")) => parsed.mode = Some(Mode::Opal),
                 Some(("mode", "opal-preview")) => parsed.mode = Some(Mode::OpalPreview),
                 Some(("mode", "papr")) => parsed.mode = Some(Mode::Papr),
-                Some(("compat", level)) => parsed.compat = Some(level.to_string()),
+                Some(("compat", word)) if Level::from_word(word).is_some() => {
+                    parsed.compat = Level::from_word(word);
+                }
                 _ => parsed.unknown.push(word.to_string()),
             }
         }
@@ -74,18 +78,29 @@ mod tests {
 
     #[test]
     fn the_firmwares_words_are_taken_out() {
-        let line = CommandLine::parse("console=hvc0 nidus.mode=papr  quiet nidus.compat=p10");
+        let line = CommandLine::parse("console=hvc0 nidus.mode=papr  quiet nidus.compat=power10");
         assert_eq!(line.payload, "console=hvc0 quiet");
         assert_eq!(line.mode, Some(Mode::Papr));
-        assert_eq!(line.compat.as_deref(), Some("p10"));
+        assert_eq!(line.compat, Some(Level::Power10));
         assert!(line.unknown.is_empty());
     }
 
     #[test]
     fn unknown_words_are_reported_and_taken_out() {
-        let line = CommandLine::parse("a nidus.mode=fast nidus.x b nidus. anidus.mode=papr");
+        let line = CommandLine::parse(
+            "a nidus.mode=fast nidus.x b nidus. anidus.mode=papr nidus.compat=POWER10",
+        );
         assert_eq!(line.payload, "a b anidus.mode=papr");
-        assert_eq!(line.unknown, ["nidus.mode=fast", "nidus.x", "nidus."]);
+        assert_eq!(
+            line.unknown,
+            [
+                "nidus.mode=fast",
+                "nidus.x",
+                "nidus.",
+                "nidus.compat=POWER10"
+            ]
+        );
+        assert_eq!(line.compat, None);
         assert_eq!(line.mode, None);
     }
 

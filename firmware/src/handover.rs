@@ -15,6 +15,7 @@ use core::sync::atomic::AtomicU64;
 use isa::addr::Ra;
 use nest::chip::{Chip, Machine as Board};
 use papr_services::guest_ram::Extent;
+use papr_services::level::Level;
 
 use crate::inputs::Inputs;
 use crate::machine::Machine;
@@ -54,6 +55,6 @@ pub struct Handover {
     pub payload: Payload,
     /// The kernel's command line without the firmware's words.
     pub bootargs: String,
-    /// `nidus.compat=`, as it stood.
-    pub compat: Option<String>,
+    /// The level that was asked for with `nidus.compat=`.
+    pub compat: Option<Level>,
 }

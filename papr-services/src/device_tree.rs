@@ -14,6 +14,7 @@ use isa::addr::Gra;
 
 use crate::guest_ram::GuestRam;
 use crate::interrupt::IPI;
+use crate::level::Level;
 use crate::partition::{Partition, Policy};
 use crate::tree::{Bytes, Node, Tree};
 use crate::{rtas, table, term};
@@ -291,7 +292,7 @@ impl<'a> PartitionDescription<'a> {
     fn cpus(&self, cpus: &mut Node) {
         cpus.set("#address-cells", 1u32).set("#size-cells", 0u32);
         for server in 0..self.vcpus {
-            let name = format!("PowerPC,{}", self.policy.level.processor());
+            let name = format!("PowerPC,{}", self.policy.level.row().processor);
             cpus.at(&name, server.into(), 0, |cpu| self.cpu(cpu, server));
         }
         for server in 0..self.vcpus {
@@ -312,7 +313,7 @@ impl<'a> PartitionDescription<'a> {
             .set("cpu-version", self.policy.level.logical_pvr())
             .set("timebase-frequency", timebase_hz)
             .set("clock-frequency", clock_hz)
-            .set("ibm,pa-features", Bytes(&PA_FEATURES))
+            .set("ibm,pa-features", Bytes(&pa_features(self.policy.level)))
             .set("ibm,pi-features", Bytes(&PI_FEATURES))
             .set("ibm,vmx", 2u32)
             .set("ibm,dfp", 1u32)
@@ -392,26 +393,16 @@ const AP_ENCODINGS: [u32; 4] = [0x0000_000c, 0xa000_0010, 0x2000_0015, 0x4000_00
 /// `ibm,pi-features`: length, type 0, and in the first byte that `msgsndp` does not reach other threads.
 const PI_FEATURES: [u8; 3] = [1, 0, 0x08];
 
-/// `ibm,pa-features` (LoPAR B.6.2.1.1): bytes that follow the next one, type 0, then the features of ISA 3.1. Those
-/// that kernels read: byte 0 bits 0, 1, 3, 6 MMU, FPU, run latch, no-execute; byte 5 bit 0 little-endian; byte 22
-/// bit 0 transactional memory, absent; byte 40 bit 0 radix with GTSE; byte 64 bit 0 DAWR1; byte 68 bit 5 DEXCR.
-#[rustfmt::skip]
-const PA_FEATURES: [u8; 76] = [
-    0x4a, 0x00,
-    0xf6, 0x3f, 0xc7, 0xc0, 0x00, 0xf0, 0x80, 0x00, //  0
-    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, //  8
-    0x80, 0x00, 0x80, 0x00, 0x80, 0x00, 0x00, 0x00, // 16
-    0x80, 0x00, 0x80, 0x00, 0x80, 0x00, 0x00, 0x00, // 24
-    0x80, 0x00, 0xc0, 0x00, 0x00, 0x00, 0x00, 0x00, // 32
-    0x80, 0x00, 0x80, 0x00, 0x80, 0x00, 0x80, 0x00, // 40
-    0x80, 0x00, 0x80, 0x00, 0x80, 0x00, 0x80, 0x00, // 48
-    0x80, 0x00, 0x80, 0x00, 0x80, 0x00, 0x80, 0x00, // 56
-    0x80, 0x00, 0x00, 0x00, 0xce, 0x00, 0x00, 0x00, // 64
-    0x80, 0x00,                                     // 72
-];
+/// `ibm,pa-features` (LoPAR B.6.2.1.1): bytes that follow the next one, type 0, then a level's features.
+fn pa_features(level: Level) -> Vec<u8> {
+    let features = level.row().features;
+    let count = u8::try_from(features.len()).unwrap_or(u8::MAX);
+    [&[count, 0], features].concat()
+}
 
 /// `ibm,architecture-vec-5`: what negotiation would have settled (LoPAR B.6.2.3, option vector 5). Byte 0 counts the
-/// bytes after the next one; the others are numbered as in PAPR.
+/// bytes after the next one; the others are numbered as in PAPR. The same at every level: all of them have radix
+/// translation with GTSE.
 fn architecture_vector_5() -> [u8; 27] {
     let mut vector = [0; 27];
     let bytes = [

@@ -29,6 +29,7 @@ pub mod error;
 pub mod guest_ram;
 pub mod host;
 pub mod interrupt;
+pub mod level;
 mod memory_calls;
 pub mod nested;
 pub mod partition;

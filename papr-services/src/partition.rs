@@ -25,50 +25,13 @@ use spin::Mutex;
 use crate::guest_ram::GuestRam;
 use crate::host::Host;
 use crate::interrupt::{Risen, Trigger, Xics};
+use crate::level::Level;
 use crate::nested::element::Own;
 use crate::nested::guest::{Lpids, Quotas};
 use crate::nested::pool::TableQuota;
-use crate::nested::{Env, Nested, NestedConfig, capability};
+use crate::nested::{Env, Nested, NestedConfig};
 use crate::term::{self, Term};
 use crate::vpa::Registrations;
-
-/// The processor level that a partition sees: its logical processor version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// ISA 3.1 as POWER10 has it.
-    Power10,
-    /// ISA 3.1 as Power11 has it.
-    Power11,
-}
-
-impl Level {
-    /// The logical processor version register, `cpu-version` in the tree.
-    #[must_use]
-    pub const fn logical_pvr(self) -> u32 {
-        match self {
-            Self::Power10 => 0x0f00_0006,
-            Self::Power11 => 0x0f00_0007,
-        }
-    }
-
-    /// Name of the processor, as its nodes in the tree have it.
-    #[must_use]
-    pub const fn processor(self) -> &'static str {
-        match self {
-            Self::Power10 => "POWER10",
-            Self::Power11 => "POWER11",
-        }
-    }
-}
-
-impl From<Level> for capability::Level {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Power10 => Self::Power10,
-            Level::Power11 => Self::Power11,
-        }
-    }
-}
 
 /// What H_GET_CPU_CHARACTERISTICS says about speculation (LoPAR 14.5.6.12): bits in the manuals' numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +186,8 @@ const START: Lpcr = Lpcr::GUEST_BASE
     .union(Lpcr::LPES)
     .union(Lpcr::from_bits_retain(4 << 52));
 
-/// Facilities of a partition: all but `msgsndp`, whose thread numbers would be the machine's.
+/// Facilities of a partition, as far as its level has them: all but `msgsndp`, whose thread numbers would be the
+/// machine's.
 const FACILITIES: Hfscr = Hfscr::PREFIX
     .union(Hfscr::TAR)
     .union(Hfscr::EBB)
@@ -232,6 +196,11 @@ const FACILITIES: Hfscr = Hfscr::PREFIX
     .union(Hfscr::DSCR)
     .union(Hfscr::VECVSX)
     .union(Hfscr::FP);
+
+/// [`FACILITIES`] of a level.
+fn facilities(level: Level) -> Hfscr {
+    FACILITIES.difference(level.row().absent)
+}
 
 /// AMOR: a partition may use every storage key.
 const AUTHORITY: u64 = u64::MAX;
@@ -279,12 +248,12 @@ impl Partition {
         share: NestedShare,
     ) -> Self {
         let nested = NestedConfig {
-            level: policy.level.into(),
+            level: policy.level,
             own: Own {
-                hfscr: FACILITIES.bits(),
+                hfscr: facilities(policy.level).bits(),
                 amor: AUTHORITY,
                 hdexcr: 0,
-                pcr: 0,
+                pcr: policy.level.row().pcr,
             },
             quotas: share.quotas,
         };
@@ -336,7 +305,8 @@ impl Partition {
         context.nia = entry.0;
         context.msr = (Msr::SF | Msr::ME).bits();
         context.lpcr = self.lpcr();
-        context.hfscr = FACILITIES;
+        context.hfscr = facilities(self.policy.level);
+        context.pcr = self.policy.level.row().pcr;
         context.amor = AUTHORITY;
         if let Some(r3) = context.gpr.get_mut(3) {
             *r3 = argument;

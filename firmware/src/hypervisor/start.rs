@@ -14,15 +14,14 @@ use isa::barrier::{isync, ptesync};
 use isa::context::GuestContext;
 use isa::lpcr::Lpcr;
 use isa::spr::{self, mfspr, mtspr};
-use log::{error, info};
+use log::{error, info, warn};
 use papr_services::device_tree::{BadDescription, Boot, Caches, Machine, PartitionDescription};
 use papr_services::guest_ram::{BadExtents, GuestRam, OutOfRange};
 use papr_services::host::{Flush, Host};
+use papr_services::level::Level;
 use papr_services::nested::guest::{Lpids, Quotas};
 use papr_services::nested::pool::{BadPool, TablePool, TableQuota};
-use papr_services::partition::{
-    Characteristics, Level, NestedShare, Partition, Policy, RunState, Stop,
-};
+use papr_services::partition::{Characteristics, NestedShare, Partition, Policy, RunState, Stop};
 use papr_services::radix::{BuildError, build_partition_tree};
 use papr_services::rtas;
 use papr_services::tree::TreeError;
@@ -163,10 +162,7 @@ fn make(handover: Handover) -> Result<Made, StartError> {
     use_partition_table(&table);
     tlb::run(Flush::Partition { lpid: LPID }, is_qemu);
 
-    let level = match handover.pvr.family() {
-        0x82 => Level::Power11,
-        _ => Level::Power10,
-    };
+    let level = level(&handover);
     let policy = Policy {
         level,
         name: "nidus".to_string(),
@@ -191,7 +187,7 @@ fn make(handover: Handover) -> Result<Made, StartError> {
     let entry = handover.payload.entry;
     let vcpu = partition.boot_context(entry, Gra(KERNEL_AT), DEVICE_TREE);
     let megabytes: u64 = partition.ram.extents().iter().map(|e| e.len() >> 20).sum();
-    info!("partition {LPID} with {megabytes} MiB and {vcpus} vCPUs starts");
+    info!("partition {LPID} with {megabytes} MiB and {vcpus} vCPUs starts at level {level}");
     crate::boot::announce_payload(entry.0);
     let shared = Shared {
         machine: handover.machine,
@@ -202,6 +198,18 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         terminal: SpinMutex::default(),
     };
     Ok((Box::leak(Box::new(shared)), handover.blocks, vcpu))
+}
+
+/// The partition's level: the chip's own, or a lower one that was asked for. Like every wrong word for the firmware, a
+/// level that the chip does not reach is reported and ignored: a machine that should run Power11 software and cannot
+/// still boots, and the kernel says at which level.
+fn level(handover: &Handover) -> Level {
+    // The table of a chip names the highest level by its logical version.
+    let chip = Level::from_logical_pvr(handover.chip.logical_pvr.into()).unwrap_or(Level::Power10);
+    Level::granted(handover.compat, chip).unwrap_or_else(|asked| {
+        warn!("nidus.compat={asked} is above this processor: the partition gets {chip}");
+        chip
+    })
 }
 
 /// Writes the device tree and the RTAS page into the partition's memory.

@@ -1,5 +1,6 @@
 //! The tree against a golden, and as a reader finds it.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -8,7 +9,8 @@ use fdt::Fdt;
 use isa::addr::Gra;
 
 use super::{BadDescription, Boot, Caches, Machine, PartitionDescription};
-use crate::partition::{Characteristics, Level, Policy};
+use crate::level::Level;
+use crate::partition::{Characteristics, Policy};
 use crate::serve::tests::World;
 use crate::table::{TABLE, function_sets};
 use crate::tree::dts;
@@ -59,30 +61,62 @@ fn the_tree_is_as_reviewed() {
     assert_eq!(golden, now, "review the difference, then bless it");
 }
 
+/// What the levels are and what they change in the tree, as one page to review.
 #[test]
-fn the_levels_differ_in_names_only() {
-    let [p10, p11] = [Level::Power10, Level::Power11].map(|level| {
-        let policy = policy(level);
-        dts::print(&description(&policy).build().unwrap())
+fn the_levels_differ_as_reviewed() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/levels.txt");
+    let bytes = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let mut now = String::from("# field | power9 | power10 | power11 (= means as before)\n");
+    let mut row = |name: &str, cell: &dyn Fn(Level) -> String| {
+        now += name;
+        let mut before = None;
+        for level in Level::ALL {
+            let text = Some(cell(level));
+            let shown = if text == before {
+                "="
+            } else {
+                text.as_deref().unwrap()
+            };
+            now += &format!(" | {shown}");
+            before = text;
+        }
+        now += "\n";
+    };
+    row("nidus.compat", &|level| level.row().word.into());
+    row("processor", &|level| level.row().processor.into());
+    row("logical PVR", &|level| {
+        format!("{:#x}", level.row().logical_pvr)
     });
-    let differences: Vec<_> = p10
-        .lines()
-        .zip(p11.lines())
-        .filter(|(a, b)| a != b)
-        .collect();
-    assert_eq!(p10.lines().count(), p11.lines().count());
-    assert_eq!(
-        differences
-            .iter()
-            .map(|(a, _)| a.trim())
-            .collect::<Vec<_>>(),
-        [
-            "PowerPC,POWER10@0 {",
-            "cpu-version = <0xf000006>;",
-            "PowerPC,POWER10@1 {",
-            "cpu-version = <0xf000006>;",
-        ]
-    );
+    row("capability", &|level| {
+        format!("{:#x}", level.row().capability)
+    });
+    row("offered", &|level| format!("{:#x}", level.offered()));
+    row("PCR", &|level| format!("{:#x}", level.row().pcr));
+    row("absent in HFSCR, FSCR", &|level| {
+        format!("{:#x}", level.row().absent.bits())
+    });
+    row("features", &|level| bytes(level.row().features));
+    let trees = Level::ALL.map(|level| dts::print(&description(&policy(level)).build().unwrap()));
+    let [p9, p10, p11] = [0, 1, 2].map(|n: usize| trees[n].lines().collect::<Vec<_>>());
+    assert_eq!((p9.len(), p10.len()), (p10.len(), p11.len()));
+    for (number, line) in p10.iter().enumerate() {
+        let others = [p9[number], p11[number]];
+        if others.iter().any(|other| other != line) {
+            row(&format!("tree:{}", number + 1), &|level| {
+                trees[Level::ALL.iter().position(|l| *l == level).unwrap()]
+                    .lines()
+                    .nth(number)
+                    .unwrap()
+                    .trim()
+                    .into()
+            });
+        }
+    }
+    if std::env::var_os("NIDUS_BLESS").is_some() {
+        std::fs::write(path, &now).unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap();
+    assert_eq!(golden, now, "review the difference, then bless it");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use isa::pte::{ROOT_BYTES, pate_process_table, pate_root};
 use spin::Mutex;
 
 use super::Env;
-use super::capability::Level;
+use super::buffer::{Bad, Item};
 use super::element::{Place, Words};
 use super::pool::TableQuota;
 use super::quota::{Account, Charge, Lease};
@@ -26,6 +26,7 @@ use super::shadow::Shadow;
 use super::vcpu::{Slot, VCPU_BYTES, Vcpu};
 use crate::error::HCode;
 use crate::host::{Flush, Host};
+use crate::level::Level;
 
 /// Highest vCPU id.
 pub const MAX_VCPU_ID: u16 = 2047;
@@ -162,24 +163,26 @@ impl Guest {
     /// Applies guest-wide values, all of them accepted by their rules, and tells the hardware.
     ///
     /// # Errors
-    /// H_IN_USE when a level would change under a running vCPU; nothing is applied then.
-    pub(super) fn apply<H: Host, V: Iterator<Item = (Place, Words)>>(
+    /// The element of a level that would change under a running vCPU; nothing is applied then.
+    pub(super) fn apply<'a, H: Host, V: Iterator<Item = (Item<'a>, Words)>>(
         &self,
         env: &Env<'_, H>,
         values: impl Fn() -> V,
-    ) -> Result<(), HCode> {
+    ) -> Result<(), Bad> {
         let mut settings = self.settings.lock();
-        let changes_level = |(place, words): (Place, Words)| {
-            matches!(place, Place::LogicalPvr)
+        let changes_level = |(item, words): &(Item<'a>, Words)| {
+            matches!(item.element.place, Place::LogicalPvr)
                 && Level::from_logical_pvr(words[0]).is_some_and(|level| level != settings.level)
         };
-        if self.is_running() && values().any(changes_level) {
-            return Err(HCode::H_IN_USE);
+        if self.is_running()
+            && let Some((item, _)) = values().find(changes_level)
+        {
+            return Err(item.refuse(HCode::H_INVALID_ELEMENT_VALUE));
         }
         let (mut tree_changed, mut entry_changed) = (false, false);
-        for (place, words) in values() {
+        for (item, words) in values() {
             let [first, second, _] = words;
-            match place {
+            match item.element.place {
                 Place::LogicalPvr => {
                     settings.level = Level::from_logical_pvr(first).unwrap_or(settings.level);
                 }

@@ -15,7 +15,6 @@
 //! its module is loaded, so guests that exist then belong to a kernel that is gone.
 
 pub mod buffer;
-pub mod capability;
 pub mod element;
 pub mod guest;
 pub mod invalidate;
@@ -32,13 +31,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use isa::addr::Gra;
 
 use self::buffer::{Bad, Item, Items, Purpose};
-use self::capability::Level;
 use self::element::{Counter, Limits, Own, Place, Scope, Words};
 use self::guest::{Guest, Lpids, Quotas, Registry};
 use self::pool::TableQuota;
 use crate::error::{Answer, HCode, Outputs, Refusal};
 use crate::guest_ram::GuestRam;
 use crate::host::Host;
+use crate::level::Level;
 
 /// The partition that calls, and the machine.
 pub struct Env<'a, H> {
@@ -174,11 +173,7 @@ impl Nested {
             return Err(HCode::H_P2.into());
         }
         // The partition's own level or, when it did not choose that, the highest it chose.
-        let level = Level::ALL
-            .into_iter()
-            .rev()
-            .find(|level| level.capability() & chosen != 0)
-            .ok_or(HCode::H_STATE)?;
+        let level = Level::highest(chosen).ok_or(HCode::H_STATE)?;
         let id = self.registry.create(env, level)?;
         Ok([id.into()].into())
     }
@@ -260,8 +255,8 @@ impl Nested {
     /// H_GUEST_SET_STATE: sets all elements of the buffer or, when one is refused, none.
     ///
     /// # Errors
-    /// Bad flags, ids, buffer; H_IN_USE while the vCPU runs, or for a new level while any does; a refused element
-    /// with its index in r4.
+    /// Bad flags, ids, buffer; H_IN_USE while the vCPU runs; a refused element with its index in r4. A new level while a vCPU
+    /// of the guest runs is refused so, too.
     pub fn set_state<H: Host>(
         &self,
         env: &Env<'_, H>,
@@ -285,10 +280,10 @@ impl Nested {
             let values = || {
                 Items::new(&bytes, purpose).filter_map(|item| {
                     let item = item.ok()?;
-                    Some((item.element.place, item.accepted(&limits).ok()?))
+                    Some((item, item.accepted(&limits).ok()?))
                 })
             };
-            guest.apply(env, values)?;
+            guest.apply(env, values).map_err(Bad::by_index)?;
         } else {
             let slot = guest.vcpu(vcpu).ok_or(HCode::H_P3)?;
             let bytes = buffer::copy(env.ram, buffer, size)?;

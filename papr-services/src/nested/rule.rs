@@ -9,9 +9,9 @@ use isa::lpcr::{HFSCR_CAUSE, Lpcr};
 use isa::msr::Msr;
 
 use super::buffer;
-use super::capability::Level;
 use super::element::Words;
 use crate::guest_ram::GuestRam;
+use crate::level::Level;
 pub(super) use crate::set_mode::DAWRX_PARTITION as DAWRX;
 
 /// What values an element takes.
@@ -37,7 +37,7 @@ pub enum Rule {
     Ppr,
     /// A multiple of 2^24: what TBU40 can set.
     TbOffset,
-    /// See [`Limits::level`].
+    /// See [`Level::accepted`].
     LogicalPvr,
     /// 52 bits, a root of 64 KiB in the partition's memory, aligned.
     PartitionTable,
@@ -56,7 +56,7 @@ pub struct Limits<'a> {
     pub ram: &'a GuestRam,
     /// What the partition has itself.
     pub own: Own,
-    /// The highest level that a guest may have, and the set the partition chose.
+    /// The levels that the partition chose, as capability bits.
     pub levels: u64,
 }
 
@@ -164,7 +164,7 @@ impl Limits<'_> {
                 ])
             }
             Rule::TbOffset => (first & 0xff_ffff == 0).then_some(words),
-            Rule::LogicalPvr => self.level(first).map(|_| words),
+            Rule::LogicalPvr => Level::accepted(first, self.levels).map(|_| words),
             Rule::PartitionTable => {
                 let root = Gra(first);
                 let good = second == u64::from(isa::pte::ADDRESS_BITS)
@@ -192,11 +192,5 @@ impl Limits<'_> {
                 good.then_some(words)
             }
         }
-    }
-
-    /// The level of a logical PVR that is among those the partition chose.
-    #[must_use]
-    pub fn level(&self, logical_pvr: u64) -> Option<Level> {
-        Level::from_logical_pvr(logical_pvr).filter(|level| level.capability() & self.levels != 0)
     }
 }

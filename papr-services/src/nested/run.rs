@@ -150,14 +150,16 @@ impl Running {
 
     /// Sets what the hardware gets from the settings of guest and vCPU: allow-lists only, see the value rules.
     fn compose(&mut self, settings: &Settings, own: &Own) {
+        let level = settings.level.row();
         let vcpu = &mut *self.vcpu;
         let context = &mut vcpu.context;
         // MER stays out: see `wants_external_window`.
         let chosen = vcpu.lpcr & element::LPCR_SETTABLE & !Lpcr::MER.bits();
         context.lpcr = Lpcr::GUEST_BASE | Lpcr::from_bits_retain(chosen);
-        let facilities = vcpu.hfscr & own.hfscr & !settings.level.absent_facilities();
+        let facilities = vcpu.hfscr & own.hfscr & !level.absent.bits();
         context.hfscr = Hfscr::from_bits_retain(facilities);
-        context.pcr = settings.level.pcr() | own.pcr;
+        context.pcr = level.pcr | own.pcr;
+        context.fscr &= !level.absent.bits();
         context.amor &= own.amor;
         context.hdexcr |= own.hdexcr;
         context.msr = context.msr & element::MSR_SETTABLE | Msr::ME.bits();

@@ -19,9 +19,10 @@ use crate::guest_ram::GuestRam;
 use crate::guest_ram::tests::{flat, memory};
 use crate::host::fakes::Machine;
 use crate::host::{Flush, ProcessFlush};
+use crate::level::Level;
 use crate::nested::guest::{Lpids, Quotas};
 use crate::nested::pool::{TablePool, TableQuota};
-use crate::partition::{Characteristics, Level, NestedShare, Partition, Policy, RunState, Stop};
+use crate::partition::{Characteristics, NestedShare, Partition, Policy, RunState, Stop};
 use crate::table::{TABLE, number};
 use crate::{rtas, term};
 

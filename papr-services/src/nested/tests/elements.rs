@@ -9,14 +9,17 @@ use isa::lpcr::{HFSCR_CAUSE, Lpcr};
 use isa::msr::{Msr, SRR1_CAUSE, TRANSACTION_BITS};
 use proptest::prelude::*;
 
-use super::{GUEST_WIDE, OWN, RAM, ROOT, World, code, double, gsb, pair, partition_table, word};
-use crate::error::HCode;
+use super::{
+    GUEST_WIDE, OWN, QUOTAS, RAM, ROOT, World, code, double, gsb, pair, partition_table, word,
+};
+use crate::error::{HCode, Refusal};
 use crate::guest_ram::GuestRam;
 use crate::guest_ram::tests::flat;
-use crate::nested::capability::Level;
+use crate::level::{self, Level, NO_LEVELS};
 use crate::nested::element::{
     self, Access, Element, LPCR_SETTABLE, Limits, MSR_SETTABLE, Rule, Scope, TABLE,
 };
+use crate::nested::run::{Exit, Start};
 
 /// Every id that is in the table.
 fn ids() -> impl Iterator<Item = (u16, &'static Element, u16)> {
@@ -268,40 +271,53 @@ fn time_base_offsets_are_multiples_of_2_24() {
     }
 }
 
-/// The matrix of reference 6.4: own level, what is offered, levels accepted after choosing all.
+/// The matrix of the levels through the calls: every own level, every choice of capabilities, every version, before
+/// and after there is a vCPU and it ran. The table's own tests say that it is the right matrix.
 #[test]
 fn logical_pvr_follows_levels() {
-    for (level, offered) in [
-        (Level::Power9, 0x4000_0000_0000_0000),
-        (Level::Power10, 0x6000_0000_0000_0000),
-        (Level::Power11, 0x7000_0000_0000_0000),
-    ] {
-        assert_eq!(level.offered(), offered);
-        let world = World::at(level, offered);
-        let guest = world.create().unwrap();
-        let set = |pvr| code(&world.set(GUEST_WIDE, guest, 0, &[(3, word(pvr))]));
-        assert_eq!(
-            world.value(GUEST_WIDE, guest, 0, 3),
-            level.logical_pvr().into()
-        );
-        for other in Level::ALL {
-            assert_eq!(
-                set(other.logical_pvr()),
-                if other <= level { 0 } else { -81 }
-            );
+    for own in Level::ALL {
+        for chosen in (1..8).map(|bits: u64| bits << 60) {
+            let world = World::raw(own, QUOTAS, 8 << 20, 2..64);
+            let answer = world.nested.set_capabilities(&world.env(), 0, chosen);
+            if chosen & !own.offered() != 0 {
+                assert_eq!(answer.err(), Some(Refusal::with(HCode::H_P2, [1, 0])));
+                continue;
+            }
+            let guest = world.create().unwrap();
+            let start = Level::highest(chosen).unwrap().logical_pvr();
+            assert_eq!(world.value(GUEST_WIDE, guest, 0, 3), start.into());
+            every_version(&world, guest, chosen);
+            let guest = world.ready();
+            every_version(&world, guest, chosen);
+            let Ok(Start::Enter(running)) = world.nested.run(&world.env(), 0, guest, 0) else {
+                panic!("it runs")
+            };
+            assert_eq!(running.finish(Exit::Interrupted, &world.env()), (0, 0));
+            every_version(&world, guest, chosen);
         }
-        for pvr in [
-            0,
-            0x0f00_0004,
-            0x0f00_0003,
-            0x0f10_0003,
-            0x0f00_0008,
-            0x0080_1200,
-            0x0082_0000,
-            !0,
-        ] {
-            assert_eq!(set(pvr), -81, "{pvr:#x}");
-        }
+    }
+}
+
+/// Sets every version after an element that is good: all or nothing, with the index of the bad one.
+fn every_version(world: &World, guest: u64, chosen: u64) {
+    let levels = level::TABLE.map(|row| row.logical_pvr);
+    for pvr in levels.into_iter().chain(NO_LEVELS) {
+        let before = world.value(GUEST_WIDE, guest, 0, 3);
+        world
+            .set(GUEST_WIDE, guest, 0, &[(4, double(1 << 24))])
+            .unwrap();
+        let list = [(4, double(2 << 24)), (3, word(pvr))];
+        let answer = world.set(GUEST_WIDE, guest, 0, &list).map(drop);
+        let accepted = Level::accepted(pvr.into(), chosen).is_some();
+        let (want, after, offset) = if accepted {
+            (Ok(()), pvr.into(), 2 << 24)
+        } else {
+            let refusal = Refusal::with(HCode::H_INVALID_ELEMENT_VALUE, [1]);
+            (Err(refusal), before, 1 << 24)
+        };
+        assert_eq!(answer, want, "{pvr:#x} of {chosen:#x}");
+        assert_eq!(world.value(GUEST_WIDE, guest, 0, 3), after);
+        assert_eq!(world.value(GUEST_WIDE, guest, 0, 4), offset);
     }
 }
 

@@ -11,7 +11,9 @@ use super::{
 };
 use crate::error::{HCode, Outputs};
 use crate::host::Flush;
-use crate::nested::capability::Level;
+use crate::level::Level;
+use crate::nested::buffer::{Items, Purpose};
+use crate::nested::element::Scope;
 use crate::nested::guest::Quotas;
 
 #[test]
@@ -377,9 +379,10 @@ fn a_deleted_guest_that_someone_holds_stays_out_of_the_hardware() {
     let id = world.ready();
     let held = world.nested.guest(id).unwrap();
     assert_eq!(code(&world.nested.delete(&world.env(), 0, id)), 0);
-    let words = [ROOT, 52, 65536];
+    let bytes = gsb(&[partition_table(ROOT)]);
+    let purpose = Purpose::Set(Scope::Guest);
     held.apply(&world.env(), || {
-        core::iter::once((crate::nested::element::Place::PartitionTable, words))
+        Items::new(&bytes, purpose).map(|item| (item.unwrap(), [ROOT, 52, 65536]))
     })
     .unwrap();
     assert_eq!(

@@ -14,7 +14,6 @@ use core::cell::{Cell, RefCell};
 
 use isa::addr::{Gra, Ra};
 
-use super::capability::Level;
 use super::element::{self, Own};
 use super::guest::{Lpids, Quotas};
 use super::pool::{TablePool, TableQuota};
@@ -23,6 +22,7 @@ use crate::error::{Answer, HCode};
 use crate::guest_ram::tests::{flat, memory};
 use crate::guest_ram::{GuestRam, OutOfRange};
 use crate::host::{DateTime, DeviceError, Flush, Host};
+use crate::level::Level;
 
 /// What the machine was asked for.
 #[derive(Default)]

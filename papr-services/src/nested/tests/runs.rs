@@ -14,7 +14,7 @@ use super::{
     GUEST_WIDE, INPUT, OUTPUT, OWN, RAM, ROOT, World, code, double, gsb, pair, parse,
     partition_table, word,
 };
-use crate::error::HCode;
+use crate::error::{HCode, Refusal};
 use crate::host::{Flush, ProcessFlush};
 use crate::nested::element::{self, Access, LPCR_SETTABLE, MSR_SETTABLE, Scope};
 use crate::nested::run::{Exit, Running, Start, Verdict};
@@ -242,9 +242,16 @@ fn a_vcpu_in_a_run_is_in_use() {
         0,
         "the same level is no change"
     );
+    let both = [(4, double(2 << 24)), (3, word(0x0f00_0005))];
     assert_eq!(
-        code(&world.set(GUEST_WIDE, guest, 0, &[(3, word(0x0f00_0005))])),
-        in_use
+        world.set(GUEST_WIDE, guest, 0, &both).err(),
+        Some(Refusal::with(HCode::H_INVALID_ELEMENT_VALUE, [1])),
+        "another level is not accepted under a running vCPU"
+    );
+    assert_eq!(
+        world.value(GUEST_WIDE, guest, 0, 4),
+        1 << 24,
+        "nor the rest"
     );
     assert_eq!(running.vcpu.context.tb_offset, 0, "a run keeps its offset");
     world.leave(running, Exit::Interrupted);
@@ -847,7 +854,8 @@ fn levels_compose_what_the_hardware_gets() {
         (0x0f00_0005, reserved | 0x10, false),
     ] {
         world.set(GUEST_WIDE, guest, 0, &[(3, word(pvr))]).unwrap();
-        let running = world.enter(guest, &[never(), (0x102d, double(0x2103))]);
+        let list = [never(), (0x102d, double(0x2103)), (0x102e, double(0x3184))];
+        let running = world.enter(guest, &list);
         let context = &running.vcpu.context;
         assert_eq!(
             context.pcr,
@@ -855,6 +863,8 @@ fn levels_compose_what_the_hardware_gets() {
             "never weaker than the partition's"
         );
         assert_eq!(context.hfscr.contains(Hfscr::PREFIX), prefix);
+        let fscr = if prefix { 0x3184 } else { 0x1184 };
+        assert_eq!(context.fscr, fscr, "no facility that the level lacks");
         world.leave(running, Exit::Interrupted);
         assert_eq!(
             world.value(0, guest, 0, 0x102d),

@@ -15,7 +15,7 @@ use crate::error::{Answer, HCode};
 use crate::guest_ram::GuestRam;
 use crate::guest_ram::tests::{flat, memory};
 use crate::host::{DateTime, DeviceError, Flush, Host};
-use crate::nested::capability::Level;
+use crate::level::Level;
 use crate::nested::guest::Lpids;
 use crate::nested::pool::{TablePool, TableQuota};
 use crate::nested::run::{Exit, Start, Verdict};
