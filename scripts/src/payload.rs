@@ -28,20 +28,30 @@ pub struct Payload {
     pub append: &'static str,
 }
 
-/// All boots.
-pub const PAYLOADS: [Payload; 2] = [
-    l1("l1-powernv10", "powernv10"),
-    l1("l1-powernv11", "powernv11"),
-];
-
-const fn l1(name: &'static str, machine: &'static str) -> Payload {
+const fn l1(name: &'static str, machine: &'static str, append: &'static str) -> Payload {
     Payload {
         name,
         package: "l1-payload",
         machine,
-        append: "nidus.mode=papr",
+        append,
     }
 }
+
+/// All boots: everything on each machine, and what depends on the level at the lower ones.
+pub const PAYLOADS: [Payload; 4] = [
+    l1("l1-powernv10", "powernv10", "nidus.mode=papr"),
+    l1("l1-powernv11", "powernv11", "nidus.mode=papr"),
+    l1(
+        "l1-at-power10",
+        "powernv11",
+        "nidus.mode=papr nidus.compat=power10 group=levels",
+    ),
+    l1(
+        "l1-at-power9",
+        "powernv11",
+        "nidus.mode=papr nidus.compat=power9 group=isolation,nested-run,levels",
+    ),
+];
 
 /// They take seconds; a machine that others use as well may be slow.
 const LIMIT: Duration = Duration::from_secs(240);

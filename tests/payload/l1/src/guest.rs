@@ -28,6 +28,7 @@ pub(crate) mod program {
     pub(crate) const JUMP: u64 = 0x2030;
     pub(crate) const ILLEGAL: u64 = 0x2040;
     pub(crate) const ILLEGAL_PREFIXED: u64 = 0x2080;
+    pub(crate) const PREFIXED: u64 = 0x2090;
     pub(crate) const MSGSNDP: u64 = 0x20a0;
     pub(crate) const EBB: u64 = 0x20b0;
     pub(crate) const LOOP: u64 = 0x20c0;

@@ -48,6 +48,8 @@ pub(crate) struct Machine {
     pub console_source: Option<u32>,
     /// `seed=` of the arguments, for random cases.
     pub seed: u64,
+    /// `cpu-version` of the first processor in the tree; 0 without one.
+    pub cpu_version: u32,
 }
 
 /// Called by the entry code: little-endian, 64-bit, real mode, with a stack.
@@ -67,8 +69,9 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
             .unwrap_or(0),
         rtas: Rtas::new(tree.as_ref()),
         memory: memory(tree.as_ref()),
-        server: server(tree.as_ref()),
         console_source: tree.and_then(|t| t.number(&["vdevice", "vty"], "interrupts")),
+        server: processor(tree.as_ref(), "ibm,ppc-interrupt-server#s").into(),
+        cpu_version: processor(tree.as_ref(), "cpu-version"),
     };
     if let Some(token) = machine.rtas.token("power-off") {
         POWER_OFF.store(token, Ordering::Relaxed);
@@ -104,21 +107,17 @@ fn memory(tree: Option<&Tree<'static>>) -> u64 {
     }
 }
 
-/// Boot processor of the tree's header is the thread that runs; without a tree it is 0.
-fn server(tree: Option<&Tree<'static>>) -> u64 {
-    let servers = tree.and_then(|t| {
-        let mut first = None;
-        for name in [
-            "PowerPC,POWER10",
-            "PowerPC,Power11",
-            "PowerPC,POWER11",
-            "cpu",
-        ] {
-            first = first.or(t.number(&["cpus", name], "ibm,ppc-interrupt-server#s"));
-        }
-        first
-    });
-    u64::from(servers.unwrap_or(0))
+/// A number of the first processor, which is the thread that runs; without a tree it is 0.
+fn processor(tree: Option<&Tree<'static>>, property: &str) -> u32 {
+    let names = [
+        "PowerPC,POWER9",
+        "PowerPC,POWER10",
+        "PowerPC,Power11",
+        "PowerPC,POWER11",
+        "cpu",
+    ];
+    let number = |name| tree?.number(&["cpus", name], property);
+    names.into_iter().find_map(number).unwrap_or(0)
 }
 
 /// Token of power-off for the paths that do not have the tree at hand; without a tree it is QEMU's.

@@ -61,6 +61,11 @@ l2_start:
     .long 0x00dddd00
     sc 1
     b .
+    .org 0x2090                         # PREFIXED: no operation
+    .long 0x07000000
+    .long 0x00000000
+    sc 1
+    b .
     .org 0x20a0                         # MSGSNDP
     .long 0x7c00211c
     sc 1

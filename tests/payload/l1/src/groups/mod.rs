@@ -7,6 +7,7 @@ mod hcalls_processor;
 mod interrupts;
 mod invalidate;
 mod isolation;
+mod levels;
 mod nested_args;
 mod nested_buffers;
 mod nested_entry;
@@ -64,6 +65,7 @@ const GROUPS: &[Group] = &[
     group("shadow-rights", shadow_rights::run),
     group("shadow-size", shadow_size::run),
     group("invalidate", invalidate::run),
+    group("levels", levels::run),
     group("fuzz", fuzz::run),
     Group {
         name: "bench",
