@@ -61,6 +61,8 @@ pub struct Choice {
     pub append: String,
     /// L2 guests.
     pub l2: u32,
+    /// L2 guests that KVM has to refuse.
+    pub refused: Vec<u32>,
     /// Threads of each L2.
     pub l2_smp: u32,
     /// MiB of each L2.
@@ -85,6 +87,7 @@ impl Choice {
             initrd: None,
             append: String::new(),
             l2: 1,
+            refused: Vec::new(),
             l2_smp: 1,
             l2_memory: 256,
             rounds: 1,
@@ -160,7 +163,8 @@ impl Choice {
         if self.initrd.is_none() {
             step("L1 userland", "NIDUS-L1-USERLAND");
             if self.mode == Mode::Nested {
-                let l2s: Vec<_> = (1..=self.l2).collect();
+                let (refused, l2s): (Vec<u32>, Vec<u32>) =
+                    (1..=self.l2).partition(|id| self.refused.contains(id));
                 let each = |name: &str, pattern: &dyn Fn(u32) -> String| -> Vec<(String, String)> {
                     l2s.iter()
                         .map(|&id| (format!("L2 {id} {name}"), pattern(id)))
@@ -179,8 +183,12 @@ impl Choice {
                     )]);
                     // The consoles of the L2s go through a pipe, so L1 may say first that they are up.
                     let mut up = each("userland", &|id| format!("NIDUS-L2-USERLAND id={id} "));
-                    let count = format!("NIDUS-L1-L2S-UP count={} ", self.l2);
-                    up.push((format!("all L2s up ({})", self.l2), count));
+                    up.extend(refused.iter().map(|id| {
+                        let pattern = format!("NIDUS-L1-REFUSED id={id}");
+                        (format!("L2 {id} refused"), pattern)
+                    }));
+                    let count = format!("NIDUS-L1-L2S-UP count={} ", l2s.len());
+                    up.push((format!("all L2s up ({})", l2s.len()), count));
                     steps.push(up);
                     steps.push(each("off", &|id| format!("NIDUS-L1-DONE id={id} status=0")));
                 }
@@ -246,6 +254,20 @@ mod tests {
         assert_eq!(userland[0].step, userland[1].step);
         assert_eq!(userland[1].pattern, "NIDUS-L2-USERLAND id=2 ");
         assert_eq!(list.last().map(|m| m.name.as_str()), Some("L1 off"));
+    }
+
+    #[test]
+    fn a_refused_l2_has_a_milestone_of_its_own() {
+        let choice = Choice {
+            l2: 2,
+            refused: vec![1],
+            ..Choice::new(Mode::Nested)
+        };
+        let list = choice.milestones();
+        let has = |pattern: &str| list.iter().any(|m| m.pattern.starts_with(pattern));
+        assert!(has("NIDUS-L1-REFUSED id=1") && has("NIDUS-L1-L2S-UP count=1 "));
+        assert!(has("NIDUS-L2-USERLAND id=2 ") && has("NIDUS-L1-DONE id=2 status=0"));
+        assert!(!has("NIDUS-L2-USERLAND id=1 ") && !has("NIDUS-L1-DONE id=1 "));
     }
 
     #[test]

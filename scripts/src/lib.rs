@@ -14,6 +14,7 @@ pub mod cpio;
 pub mod debian;
 pub mod image;
 pub mod initramfs;
+pub mod levels;
 pub mod linux;
 pub mod machine;
 pub mod milestone;

@@ -10,6 +10,7 @@ use crate::boot::{self, Choice, Mode};
 use crate::console::{self, Step};
 use crate::counters;
 use crate::image::Image;
+use crate::levels;
 use crate::machine::Machine;
 use crate::milestone::{self, End, Verdict, Watch};
 use crate::runner::{self, Boot, Report};
@@ -105,16 +106,55 @@ pub fn cases() -> Vec<Case> {
         name,
         work: Work::Stop(wrong, line, how),
     };
+    let power11 = |append: &str| Choice {
+        machine: "powernv11".to_owned(),
+        ..with(&format!("nidus_cpu=1 {append}"))
+    };
     let counted = || vec![counters::come_and_go as Check];
     vec![
         boot(
             "two-l2s",
             Choice {
                 l2: 2,
-                append: "nidus_counters=1".to_owned(),
+                append: "nidus_counters=1 nidus_cpu=1 nidus_l2_compat=power10,power9".to_owned(),
                 ..nested()
             },
-            counted(),
+            vec![counters::come_and_go, |lines| {
+                levels::agree(lines, "power10", &["power10", "power9"])
+            }],
+        ),
+        boot(
+            "p11-at-power11",
+            Choice {
+                l2: 3,
+                ..power11("nidus_l2_compat=host,power10,power9")
+            },
+            vec![|lines| levels::agree(lines, "power11", &["power11", "power10", "power9"])],
+        ),
+        // Two that ask for Power11, one on purpose and one because QEMU reads the chip's version, do not disturb the
+        // others.
+        boot(
+            "p11-at-power10",
+            Choice {
+                l2: 4,
+                refused: vec![1, 2],
+                ..power11("nidus.compat=power10 nidus_l2_compat=power11,host,power10,power9")
+            },
+            vec![|lines| {
+                levels::agree(
+                    lines,
+                    "power10",
+                    &["refused", "refused", "power10", "power9"],
+                )
+            }],
+        ),
+        boot(
+            "p11-at-power10-6.12",
+            Choice {
+                kernel: "6.12".to_owned(),
+                ..power11("nidus.compat=power10")
+            },
+            vec![|lines| levels::agree(lines, "power10", &["power10"])],
         ),
         boot(
             "reload",
@@ -168,6 +208,14 @@ pub fn cases() -> Vec<Case> {
             "hugetlb",
             with("nidus_counters=1 nidus_l2_huge=1"),
             vec![counters::come_and_go, counters::large_leaves_only],
+        ),
+        boot(
+            "papr-at-power9",
+            Choice {
+                append: "nidus.compat=power9 nidus_cpu=1".to_owned(),
+                ..Choice::new(Mode::Papr)
+            },
+            vec![|lines| levels::agree(lines, "power9", &[])],
         ),
         boot(
             "papr-7.2",
