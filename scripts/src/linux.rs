@@ -92,6 +92,10 @@ fn stages_in_their_order(lines: &[String]) -> Result<(), String> {
     }
 }
 
+fn opal() -> Choice {
+    Choice::new(Mode::Opal)
+}
+
 /// All cases. The long ones come first, so that two at a time end at about the same time.
 pub fn cases() -> Vec<Case> {
     let boot = |name, choice, checks| Case {
@@ -254,6 +258,90 @@ pub fn cases() -> Vec<Case> {
             },
             vec![],
         ),
+        boot("opal-7.2", opal(), vec![]),
+        boot(
+            "opal-6.12",
+            Choice {
+                kernel: "6.12".to_owned(),
+                ..opal()
+            },
+            vec![],
+        ),
+        boot(
+            "opal-7.2-64k",
+            Choice {
+                kernel: "7.2-64k".to_owned(),
+                memory: "1G".to_owned(),
+                ..opal()
+            },
+            vec![],
+        ),
+        boot(
+            "opal-smp8",
+            Choice {
+                smp: "8,cores=2,threads=4".to_owned(),
+                ..opal()
+            },
+            vec![all_threads_are_online],
+        ),
+        boot(
+            "opal-two-chips",
+            Choice {
+                machine: "powernv11".to_owned(),
+                smp: "8,sockets=2,cores=1,threads=4".to_owned(),
+                ..opal()
+            },
+            vec![all_threads_are_online],
+        ),
+        boot(
+            "opal-big-core",
+            Choice {
+                machine: "powernv11,big-core=on".to_owned(),
+                smp: "8,cores=1,threads=8".to_owned(),
+                ..opal()
+            },
+            vec![all_threads_are_online],
+        ),
+        Case {
+            name: "opal-reboot",
+            work: Work::Shell(
+                "opal --shell --memory 2G --smp 2",
+                vec![
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "echo typed-$((6 * 7))\n",
+                    },
+                    Step {
+                        expect: "typed-42",
+                        send: "reboot -f\n",
+                    },
+                    Step {
+                        expect: "stop] reboot",
+                        send: "",
+                    },
+                    Step {
+                        expect: "INIT: Starting kernel at 0x",
+                        send: "",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "exit\n",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-OFF",
+                        send: "",
+                    },
+                ],
+            ),
+        },
         Case {
             name: "shell",
             work: Work::Shell(
