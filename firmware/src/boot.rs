@@ -4,6 +4,7 @@
 //! stage can run before what it needs exists.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -20,7 +21,7 @@ use crate::fdt::Fdt;
 use crate::handover::Handover;
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
-use crate::memory::Plan;
+use crate::memory::{FIRMWARE, PARTITION, Plan};
 use crate::opal;
 use crate::opal::kernel::{Kernel, KernelError};
 use crate::payload::{KERNEL_AREA, Memory as _, Payload};
@@ -74,9 +75,9 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         devices(machine, chip, &inputs);
         Ok(())
     });
-    let line = stage(Stage::Mode, machine, || mode(&inputs));
-    if line.mode == Some(Mode::OpalPreview) {
-        let kernel = stage(Stage::Payload, machine, || kernel(&plan));
+    let line = stage(Stage::Mode, machine, || Ok(mode(&inputs)));
+    if line.mode.unwrap_or_default() == Mode::Opal {
+        let kernel = stage(Stage::Payload, machine, || kernel(&inputs, &plan));
         opal::start(opal::Handover {
             inputs,
             tree: blob,
@@ -232,26 +233,27 @@ fn devices(machine: &Machine, chip: &Chip, inputs: &Inputs) {
     machine.start_others();
 }
 
-fn mode(inputs: &Inputs) -> Result<CommandLine, Fatal> {
+fn mode(inputs: &Inputs) -> CommandLine {
     let line = CommandLine::parse(&inputs.bootargs);
     for word in &line.unknown {
         log::warn!("\"{word}\" on the command line means nothing to the firmware");
     }
-    match line.mode.unwrap_or_default() {
-        Mode::Papr => Ok(line),
-        Mode::OpalPreview => {
-            log::warn!("opal mode is being built: not all that it promises is there");
-            Ok(line)
-        }
-        Mode::Opal => Err(Fatal(
-            "opal mode is not built yet: put nidus.mode=papr on the command line".to_string(),
-        )),
-    }
+    line
 }
 
 /// What opal mode starts.
-fn kernel(plan: &Plan) -> Result<Kernel, Fatal> {
+fn kernel(inputs: &Inputs, plan: &Plan) -> Result<Kernel, Fatal> {
+    if let Some(initrd) = &inputs.initrd
+        && initrd.start < PARTITION
+        && initrd.end > FIRMWARE
+    {
+        return Err(Fatal(format!(
+            "the initrd at {:#x}..{:#x} lies where the firmware is: load it elsewhere, below {FIRMWARE:#x}",
+            initrd.start, initrd.end
+        )));
+    }
     let loaded = Ram::new(plan).loaded(KERNEL_AREA);
+    log::info!("opal mode has no PCI, flash, sensors and I2C yet: the kernel does without");
     let kernel = Kernel::find(loaded.ok_or(KernelError::NothingThere)?)?;
     log::info!("kernel: {}, entry {:#x}", kernel.form, kernel.entry);
     Ok(kernel)

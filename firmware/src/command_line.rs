@@ -15,8 +15,6 @@ pub enum Mode {
     /// In hypervisor state, with OPAL calls.
     #[default]
     Opal,
-    /// The same while it is being built.
-    OpalPreview,
     /// As a partition.
     Papr,
 }
@@ -49,7 +47,6 @@ impl CommandLine {
             };
             match option.split_once('=') {
                 Some(("mode", "opal")) => parsed.mode = Some(Mode::Opal),
-                Some(("mode", "opal-preview")) => parsed.mode = Some(Mode::OpalPreview),
                 Some(("mode", "papr")) => parsed.mode = Some(Mode::Papr),
                 Some(("compat", word)) if Level::from_word(word).is_some() => {
                     parsed.compat = Level::from_word(word);
