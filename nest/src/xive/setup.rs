@@ -347,7 +347,7 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
         let mut outcome = Ok(());
         for (local, ends) in self.enabled_threads() {
             let done = self.enable_context(self.pir(local)).and_then(|()| {
-                // The emulator's context outlives the reset, and does not like to be pushed twice.
+                // The emulator's context outlives the reset, and does not take another push.
                 let context = regs::thread_context(local, tima::PHYSICAL_VALID);
                 if ic.read8(context) & tima::VALID == 0 {
                     ic.write8(context, tima::VALID);

@@ -803,12 +803,22 @@ mod tima {
     #[test]
     fn the_context_is_pushed_before_its_priority_is_touched() {
         let bus = Expect::new([
+            Step::Get8(0x1_0038, 0),
             Step::Put8(0x1_0038, 0x80),
+            Step::Get8(0x1_0038, 0x80),
+            Step::Put8(0x1_0031, 0),
+            // It is there already.
+            Step::Get8(0x1_0038, 0x80),
             Step::Get8(0x1_0038, 0x80),
             Step::Put8(0x1_0031, 0),
         ]);
         assert_eq!(Tima::new(&bus).push_physical(), Ok(()));
-        let bus = Expect::new([Step::Put8(0x1_0038, 0x80), Step::Get8(0x1_0038, 0)]);
+        assert_eq!(Tima::new(&bus).push_physical(), Ok(()));
+        let bus = Expect::new([
+            Step::Get8(0x1_0038, 0),
+            Step::Put8(0x1_0038, 0x80),
+            Step::Get8(0x1_0038, 0),
+        ]);
         assert_eq!(Tima::new(&bus).push_physical(), Err(XiveError::NotPushed));
     }
 

@@ -85,7 +85,10 @@ impl<M: TimaBus> Tima<M> {
     /// # Errors
     /// [`XiveError::NotPushed`].
     pub fn push_physical(&self) -> Result<(), XiveError> {
-        self.bus.write8(hv(PHYSICAL_VALID), VALID);
+        // A thread that was the kernel's comes with the context that it had, and the emulator does not take another push.
+        if self.bus.read8(hv(PHYSICAL_VALID)) & VALID == 0 {
+            self.bus.write8(hv(PHYSICAL_VALID), VALID);
+        }
         if self.bus.read8(hv(PHYSICAL_VALID)) & VALID == 0 {
             return Err(XiveError::NotPushed);
         }
