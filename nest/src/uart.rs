@@ -24,6 +24,8 @@ const LINE_CONTROL: u16 = 3;
 const MODEM_CONTROL: u16 = 4;
 const LINE_STATUS: u16 = 5;
 
+const RECEIVE_INTERRUPT: u8 = 1;
+const TRANSMIT_INTERRUPT: u8 = 2;
 const FIFOS_ENABLED: u8 = 0xc0;
 const FIFO_ENABLE_AND_RESET: u8 = 7;
 const DIVISOR_LATCH: u8 = 0x80;
@@ -61,6 +63,13 @@ pub struct Uart<B> {
     room: u8,
     /// The last wait for room was in vain.
     stalled: bool,
+}
+
+/// Which conditions of the UART at port `base` interrupt: input, and an empty transmitter. One store that nothing else
+/// depends on, so it needs nobody's lock.
+pub fn set_interrupts(bus: &impl IoSpace, base: u16, input: bool, output: bool) {
+    let enabled = (u8::from(input) * RECEIVE_INTERRUPT) | (u8::from(output) * TRANSMIT_INTERRUPT);
+    bus.outb(base + INTERRUPT_ENABLE, enabled);
 }
 
 impl<B: IoSpace> Uart<B> {
@@ -217,6 +226,14 @@ mod tests {
         let bus = Expect::new(init());
         bus.then(script);
         Uart::start(bus).expect("present")
+    }
+
+    #[test]
+    fn interrupts_are_one_store() {
+        let bus = Expect::new([Out(0x3f9, 1), Out(0x3f9, 2), Out(0x3f9, 0)]);
+        set_interrupts(&bus, CONSOLE_PORT, true, false);
+        set_interrupts(&bus, CONSOLE_PORT, false, true);
+        set_interrupts(&bus, CONSOLE_PORT, false, false);
     }
 
     #[test]
