@@ -12,7 +12,7 @@ use nest::ipmi::{self, IpmiError};
 use nest::lock::Mutex;
 use nest::lpc::{CiLpc, IoSpace};
 use nest::rtc::{self, Rtc};
-use nest::uart::{CONSOLE_PORT, Uart};
+use nest::uart::{self, CONSOLE_PORT, Uart};
 use papr_services::host::{DateTime, DeviceError};
 
 use crate::console::Sink;
@@ -139,6 +139,14 @@ impl<L: IoSpace> Devices<L> {
     /// Takes a console byte if one is there and that needs no waiting for the UART's lock.
     pub fn try_receive(&self) -> Option<u8> {
         self.uart.try_lock()?.as_mut()?.read()
+    }
+
+    /// Which conditions of the UART interrupt: input, and an empty transmitter.
+    pub fn set_console_interrupts(&self, input: bool, output: bool) {
+        let is_absent = self.uart.try_lock().is_some_and(|uart| uart.is_none());
+        if !is_absent {
+            uart::set_interrupts(self.bus, CONSOLE_PORT, input, output);
+        }
     }
 
     /// The bus behind which the devices are.

@@ -17,6 +17,7 @@ impl Port for UartPort {
         self.0.try_receive()
     }
 
-    /// Nothing: the UART's interrupt reaches no one yet, and the tree says so by naming none; the kernel polls.
-    fn set_interrupts(&self, _input: bool, _output: bool) {}
+    fn set_interrupts(&self, input: bool, output: bool) {
+        self.0.set_console_interrupts(input, output);
+    }
 }

@@ -12,6 +12,8 @@ pub mod threads;
 pub mod tree;
 
 #[cfg(target_os = "none")]
+mod bridges;
+#[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
 pub mod entry;

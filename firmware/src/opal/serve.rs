@@ -7,9 +7,10 @@
 use isa::timebase::{self, Ticks};
 use nest::lock::Mutex;
 use nest::lpc::IoSpace as _;
+use nest::psi::PsiSource;
 use nest::scom::{ChipIndex, Scom as _, ScomAddr, ScomError};
 use nest::xscom::{CiXscom, Xscom};
-use opal_calls::args::{ChipId, OsAddr, Server};
+use opal_calls::args::{ChipId, Isn, OsAddr, Server};
 use opal_calls::calls::{self, Call};
 use opal_calls::console::Console;
 use opal_calls::entry::{Depth, Pace, check_nesting, pace};
@@ -112,10 +113,9 @@ impl Opal {
             }
             Call::OPAL_CONSOLE_FLUSH { term, .. } => self.console.flush(me, term),
             Call::OPAL_POLL_EVENTS { events, .. } => self.poll(me, events),
-            Call::OPAL_HANDLE_INTERRUPT { events, .. } => {
-                // No interrupt source is the firmware's own, so none can be served; the events are stored all the same.
-                self.poll(me, events)?;
-                Err(OpalError::OPAL_PARAMETER)
+            Call::OPAL_HANDLE_INTERRUPT { isn, events, .. } => {
+                self.serve_interrupt(isn)?;
+                self.poll(me, events)
             }
             Call::OPAL_GET_MSG { buf, size, .. } => {
                 self.messages.get_msg(&self.events, &self.os, buf, size)
@@ -304,6 +304,18 @@ impl Opal {
                 self.xive.get_vp_state(&self.os, vp, state)
             }
         }
+    }
+
+    /// Does what an interrupt of the firmware is for, but for the console: that is looked at after every one.
+    fn serve_interrupt(&self, isn: Isn) -> Result<(), OpalError> {
+        let bridges = &self.xive.controllers().bridges;
+        let source = bridges.find(isn).ok_or(OpalError::OPAL_PARAMETER)?;
+        if source == PsiSource::Lpc
+            && let Some((errors, address)) = self.machine.bus().serve_errors()
+        {
+            log::warn!("LPC errors {errors:?}, the last at {address:#x}");
+        }
+        Ok(())
     }
 
     fn poll(&self, me: Server, events: OsAddr) -> Answer {

@@ -129,12 +129,19 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         bus,
         chips.filter_map(|chip| u8::try_from(*chip).ok().map(ChipIndex)),
     );
-    let (controllers, tables) = Chips::start(&mut xscom, &handover.chip.map, &handover.inputs)
-        .map_err(StartError::Interrupts)?;
+    let (controllers, tables) = Chips::start(
+        &mut xscom,
+        &handover.chip.map,
+        &handover.inputs,
+        handover.machine.bus(),
+    )
+    .map_err(StartError::Interrupts)?;
+    let served = controllers.bridges.served();
     let interrupts = Interrupts {
         area: handover.chip.map.xive_tm.0,
         chips: &handover.inputs.chips,
         capabilities: controllers.capabilities(),
+        served: &served,
     };
     let xive: &'static Xive<Chips> = XIVE.call_once(|| Xive::new(controllers));
     xive::push_thread(boot_pir);

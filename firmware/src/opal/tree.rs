@@ -96,6 +96,8 @@ pub struct Interrupts<'a> {
     pub chips: &'a [u32],
     /// What all of them can do.
     pub capabilities: Capabilities,
+    /// Numbers and names of the interrupts that the firmware serves, all of them levels.
+    pub served: &'a [(u32, &'a str)],
 }
 
 /// Bytes of a page of the thread management area, and of one that a kernel gives for tables.
@@ -208,6 +210,11 @@ impl Description<'_> {
 
     fn opal(&self, node: &mut Node, phandles: &mut Phandles) {
         let length = self.firmware.end.saturating_sub(self.firmware.start);
+        const LEVEL: u32 = 1;
+        let served = self.interrupts.served;
+        let numbers: Vec<u32> = served.iter().map(|(number, _)| *number).collect();
+        let interrupts: Vec<[u32; 2]> = numbers.iter().map(|n| [*n, LEVEL]).collect();
+        let names: Vec<&str> = served.iter().map(|(_, name)| *name).collect();
         node.set("#address-cells", 0_u32)
             .set("#size-cells", 0_u32)
             .set("compatible", "ibm,opal-v3")
@@ -219,8 +226,10 @@ impl Description<'_> {
             .set("ibm,associativity-reference-points", [4_u32, 4, 2])
             .set("ibm,opal-memcons", self.memory_console)
             .set("ibm,heartbeat-ms", HEARTBEAT_MS)
-            // No source of interrupts is the firmware's own yet: the kernel polls.
-            .set("opal-interrupts", ());
+            .set("opal-interrupts", &numbers[..])
+            .set("opal-interrupts-names", names.clone())
+            .set("interrupts", &interrupts[..])
+            .set("interrupt-names", names);
         node.node("event", |node| {
             node.set("compatible", "ibm,opal-event")
                 .set("#interrupt-cells", 1_u32)
@@ -419,6 +428,7 @@ mod tests {
                     save_restore: true,
                     ..Capabilities::default()
                 },
+                served: &[(0xf_fff3, "errors"), (0xf_fff7, "serial")],
             },
         }
         .apply(given())
@@ -484,6 +494,20 @@ mod tests {
         let node = at(&tree, "interrupt-controller@6030203180000");
         let parent = at(&tree, "ibm,opal").cell("interrupt-parent");
         assert!(parent.is_some() && node.cell("phandle") == parent);
+        let opal = at(&tree, "ibm,opal");
+        assert_eq!(
+            opal.property("interrupts"),
+            Some(
+                &[
+                    0, 0xf, 0xff, 0xf3, 0, 0, 0, 1, 0, 0xf, 0xff, 0xf7, 0, 0, 0, 1
+                ][..]
+            )
+        );
+        assert_eq!(
+            opal.property("interrupt-names"),
+            Some(&b"errors\0serial\0"[..])
+        );
+        assert_eq!(opal.property("opal-interrupts").map(<[u8]>::len), Some(8));
         let has = |name| node.property(name).is_some();
         assert!(has("vp-save-restore") && !has("store-eoi"));
         assert_eq!(node.property("reg").map(<[u8]>::len), Some(64));

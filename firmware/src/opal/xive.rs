@@ -14,6 +14,7 @@ use core::ops::Range;
 use isa::addr::Ra;
 use isa::spr::{Pir, mfspr};
 use nest::chip::AddressMap;
+use nest::lpc::CiLpc;
 use nest::mmio::CiMmio;
 use nest::scom::{ChipIndex, Scom};
 use nest::xive::memory::RealTables;
@@ -27,6 +28,7 @@ use opal_calls::xive::{
     Controllers, Dump, Fault, Queue, QueueInfo, Route, SourceInfo, VpInfo, VpSetup, Xive,
 };
 
+use super::bridges::Bridges;
 use crate::inputs::{Core, Inputs};
 use crate::memory::{PARTITION, POOL};
 
@@ -34,6 +36,8 @@ use crate::memory::{PARTITION, POOL};
 pub(super) struct Chips {
     xive: xive::Xive<CiWindows, RealTables>,
     tima: Tima<CiMmio<registers::Tima>>,
+    /// Whose interrupts the firmware serves.
+    pub(super) bridges: Bridges,
 }
 
 /// The calls on them, from just before the other threads come on.
@@ -84,6 +88,7 @@ impl Chips {
         scom: &mut impl Scom,
         map: &AddressMap,
         inputs: &Inputs,
+        lpc: &CiLpc,
     ) -> Result<(Self, Range<u64>), StartError> {
         let count = inputs.chips.len();
         let end = POOL + count as u64 * REGION;
@@ -117,7 +122,13 @@ impl Chips {
         }
         // SAFETY: the driver has set the area's address; it is the chip's own table that says where.
         let tima = Tima::new(unsafe { registers::tima(map) });
-        let chips = Self { xive, tima };
+        let indexes = inputs.chips.iter().filter_map(|chip| index(*chip));
+        let bridges = Bridges::start(scom, map, indexes, &xive, lpc);
+        let chips = Self {
+            xive,
+            tima,
+            bridges,
+        };
         for core in &inputs.cores {
             chips.add_core(scom, core)?;
         }
@@ -361,6 +372,7 @@ impl Controllers for Chips {
     }
 
     fn reset(&self) -> Result<(), Fault> {
+        self.bridges.mask_all();
         self.xive.reset().map_err(fault)
     }
 

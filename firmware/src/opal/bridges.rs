@@ -1,0 +1,117 @@
+//! The firmware's own interrupt sources: those of LPC, behind the PSI host bridge of each chip.
+//!
+//! Owns the bridges. The kernel takes these interrupts and calls back (OPAL_HANDLE_INTERRUPT); which ones are the
+//! firmware's, the tree says. Surprising fact: all other sources of the bridges stay off, since a level that nobody serves
+//! comes again for ever.
+#![expect(unsafe_code, reason = "promises that the bridges' windows are there")]
+
+use alloc::vec::Vec;
+
+use nest::chip::AddressMap;
+use nest::lpc::CiLpc;
+use nest::lpc::serirq::{SerialIrq, SerialIrqs};
+use nest::mmio::CiMmio;
+use nest::psi::{self, Notify, Psi, PsiSource, Psihb, PsihbEsb};
+use nest::scom::{ChipIndex, Scom};
+use nest::xive::memory::RealTables;
+use nest::xive::registers::{CiWindows, NOTIFY_PSI};
+use nest::xive::tables::Index;
+use nest::xive::{Pages, Xive, XiveError};
+use opal_calls::args::Isn;
+
+/// The controllers, as the driver has them.
+type Driver = Xive<CiWindows, RealTables>;
+
+/// The line that carries the serial interrupts that the firmware serves.
+const LINE: u8 = 0;
+
+/// What the firmware serves, with its name for the kernel's statistics.
+const SERVED: [(PsiSource, &str); 2] = [
+    (PsiSource::Lpc, "lpc-errors"),
+    (PsiSource::serial(LINE), "lpc-serial"),
+];
+
+/// The bridges of all chips.
+#[derive(Default)]
+pub(super) struct Bridges {
+    bridges: Vec<Psi<CiMmio<Psihb>, CiMmio<PsihbEsb>>>,
+    /// First source of the bridge that has the console's bus.
+    console: Option<Index>,
+}
+
+impl Bridges {
+    /// Connects the bridges of `chips` to the controllers, all sources off, and the console's interrupt to its bridge, that
+    /// of chip 0. A bridge that does not work is reported: the kernel polls then.
+    pub(super) fn start(
+        scom: &mut impl Scom,
+        map: &AddressMap,
+        chips: impl Iterator<Item = ChipIndex>,
+        xive: &Driver,
+        lpc: &CiLpc,
+    ) -> Self {
+        let mut all = Self::default();
+        for chip in chips {
+            match all.connect(scom, map, chip, xive) {
+                Ok(first) if chip == ChipIndex(0) => all.console = Some(first),
+                Ok(_) => {}
+                Err(error) => log::error!("chip {}: no interrupts of LPC: {error}", chip.0),
+            }
+        }
+        if all.console.is_some() {
+            lpc.route(SerialIrq::UART, LINE);
+            lpc.start_interrupts(SerialIrqs::NONE.with(SerialIrq::UART));
+        }
+        all
+    }
+
+    fn connect(
+        &mut self,
+        scom: &mut impl Scom,
+        map: &AddressMap,
+        chip: ChipIndex,
+        xive: &Driver,
+    ) -> Result<Index, XiveError> {
+        let block = xive.block_of(chip).ok_or(XiveError::NoBlock)?;
+        let port = xive.notify_port(block, NOTIFY_PSI);
+        let port = port.ok_or(XiveError::NoBlock)?;
+        psi::enable_window(scom, map, chip)?;
+        // SAFETY: the map is the chip's own table, the tree names the chip, and this is the only driver of these windows.
+        let bridge = unsafe { Psi::at(map, chip) };
+        let store_eoi = xive.capabilities(block).is_some_and(|can| can.store_eoi);
+        let pages = Pages::Device {
+            base: bridge.pages_at(),
+            level: true,
+            store_eoi,
+        };
+        let first = xive.reserve_sources(block, psi::SOURCES, pages)?;
+        bridge.start(Notify {
+            port,
+            base: Driver::notify_base(first),
+            store_eoi,
+        });
+        self.bridges.push(bridge);
+        Ok(first)
+    }
+
+    /// Turns all sources off, before another kernel.
+    pub(super) fn mask_all(&self) {
+        for bridge in &self.bridges {
+            bridge.mask_all();
+        }
+    }
+
+    /// Numbers and names of the firmware's interrupts.
+    pub(super) fn served(&self) -> Vec<(u32, &'static str)> {
+        let number = |first: Index, source| {
+            u32::from(first.block) << 24 | (first.index + u32::from(source as u8))
+        };
+        let named = |first| SERVED.map(|(source, name)| (number(first, source), name));
+        self.console.into_iter().flat_map(named).collect()
+    }
+
+    /// Which of the firmware's interrupts that number is.
+    pub(super) fn find(&self, isn: Isn) -> Option<PsiSource> {
+        let is_served = self.served().iter().any(|(number, _)| *number == isn.0);
+        is_served.then(|| PsiSource::of_number(isn.0)).flatten()
+    }
+}
