@@ -101,8 +101,10 @@ impl Choice {
         let kernel = Kernel::named(tools, &self.kernel)?;
         let initrd = match (&self.initrd, self.mode) {
             (Some(file), _) => file.clone(),
-            (None, Mode::Nested) => initramfs::nested(tools, &kernel, &self.short_kernel())?,
-            (None, Mode::Papr | Mode::Opal) => initramfs::small(tools)?,
+            (None, Mode::Nested) => {
+                initramfs::nested(tools, &kernel, &self.short_kernel(), self.tells_levels())?
+            }
+            (None, Mode::Papr | Mode::Opal) => initramfs::small(tools, self.tells_levels())?,
         };
         initrd
             .metadata()
@@ -216,6 +218,11 @@ impl Choice {
             Mode::Nested => 300 + 240 * u64::from(self.l2 * self.rounds),
             Mode::Papr | Mode::Opal => 180,
         })
+    }
+
+    /// Whether the guests say at which level the processor is, for which they need `lscpu`.
+    fn tells_levels(&self) -> bool {
+        self.append.split(' ').any(|word| word == "nidus_cpu=1")
     }
 
     fn short_kernel(&self) -> String {

@@ -4,6 +4,7 @@
 //! guest time, with gzip 3.66 s, with zstd 2.92 s). The surprise: an L1 image holds a whole QEMU with its libraries,
 //! and the kernel and the image of the L2s, which is almost the 128 MiB that QEMU's `powernv` machines take.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +16,7 @@ use crate::cpio::Archive;
 use crate::image;
 use crate::needed;
 use crate::setup::kernel::Kernel;
-use crate::setup::qemu;
+use crate::setup::{self, qemu};
 use crate::tools::{self, Tools, repository, target};
 
 /// What QEMU's `powernv` machines load at most (`INITRD_MAX_SIZE` in hw/ppc/pnv.c).
@@ -29,17 +30,30 @@ const APPLETS: [&str; 48] = [
     "uname", "vi",
 ];
 
-/// Makes the small image: busybox and the first process. Bare-metal kernels, L1s that stay alone and L2s boot it.
-pub fn small(tools: &Tools) -> Result<PathBuf> {
-    let path = target().join("initrd/small.cpio");
-    let bytes = base(tools)?.finish()?;
-    image::replace(&path, &bytes)?;
+/// Makes the small image: busybox and the first process. Bare-metal kernels, L1s that stay alone and L2s boot it. With
+/// `lscpu` only when asked, because its C library is twice as large as all the rest.
+pub fn small(tools: &Tools, lscpu: bool) -> Result<PathBuf> {
+    let path = target().join(format!("initrd/small{}.cpio", suffix(lscpu)));
+    image::replace(&path, &small_bytes(tools, lscpu)?)?;
     Ok(path)
 }
 
+fn small_bytes(tools: &Tools, lscpu: bool) -> Result<Vec<u8>> {
+    let mut archive = base(tools)?;
+    if lscpu {
+        let mut libraries = add_library_directory(&mut archive)?;
+        add_lscpu(&mut archive, tools, &mut libraries)?;
+    }
+    Ok(archive.finish()?)
+}
+
+fn suffix(lscpu: bool) -> &'static str {
+    if lscpu { "-lscpu" } else { "" }
+}
+
 /// Makes the image of an L1 that starts L2s which run the same kernel.
-pub fn nested(tools: &Tools, kernel: &Kernel, name: &str) -> Result<PathBuf> {
-    let path = target().join(format!("initrd/l1-{name}.cpio"));
+pub fn nested(tools: &Tools, kernel: &Kernel, name: &str, lscpu: bool) -> Result<PathBuf> {
+    let path = target().join(format!("initrd/l1-{name}{}.cpio", suffix(lscpu)));
     let mut archive = base(tools)?;
     archive.file(
         "nested",
@@ -47,12 +61,15 @@ pub fn nested(tools: &Tools, kernel: &Kernel, name: &str) -> Result<PathBuf> {
         &read(&repository().join("tests/linux/nested"))?,
     )?;
     add_modules(&mut archive, kernel)?;
-    add_qemu(&mut archive, &tools.path(qemu::GUEST))?;
+    let mut libraries = add_qemu(&mut archive, &tools.path(qemu::GUEST))?;
+    if lscpu {
+        add_lscpu(&mut archive, tools, &mut libraries)?;
+    }
     let counters = image::build("host-counters", "host-counters")?;
     archive.file("bin/host-counters", 0o755, &read(&counters)?)?;
     archive.directory("l2")?;
     archive.file("l2/vmlinux", 0o644, &read(&kernel.image)?)?;
-    archive.file("l2/initrd", 0o644, &base(tools)?.finish()?)?;
+    archive.file("l2/initrd", 0o644, &small_bytes(tools, lscpu)?)?;
     let bytes = archive.finish()?;
     store(path, &bytes, LARGEST)
 }
@@ -108,23 +125,55 @@ fn add_modules(archive: &mut Archive<Vec<u8>>, kernel: &Kernel) -> Result<()> {
     Ok(())
 }
 
-/// Adds QEMU, the libraries that it needs and the two files of data that `-M pseries,x-vof=on` reads.
-fn add_qemu(archive: &mut Archive<Vec<u8>>, root: &Path) -> Result<()> {
-    let program = root.join("usr/bin/qemu-system-ppc64");
-    let libraries = "lib/powerpc64le-linux-gnu";
-    let directories = [root.join("usr").join(libraries), root.join(libraries)];
-    archive.file("bin/qemu-system-ppc64", 0o755, &read(&program)?)?;
+/// Makes the directory of libraries, with none in it.
+fn add_library_directory(archive: &mut Archive<Vec<u8>>) -> Result<BTreeSet<String>> {
     archive.directory("lib64")?;
     // The loader is named with lib64, but Debian's looks for libraries in lib.
     archive.link("lib", "lib64")?;
+    Ok(BTreeSet::new())
+}
+
+/// Adds a program and those libraries that it needs, from the trees of `roots`, and that are not there yet.
+fn add_program(
+    archive: &mut Archive<Vec<u8>>,
+    roots: &[&Path],
+    name: &str,
+    there: &mut BTreeSet<String>,
+) -> Result<()> {
+    let program = tools::find_file(roots.first().context("no tree")?, &|file| file == name)
+        .with_context(|| format!("{name} is not set up: run scripts/setup"))?;
+    let libraries = "lib/powerpc64le-linux-gnu";
+    let directories: Vec<_> = roots
+        .iter()
+        .flat_map(|root| [root.join("usr").join(libraries), root.join(libraries)])
+        .collect();
+    archive.file(&format!("bin/{name}"), 0o755, &read(&program)?)?;
     for (name, file) in needed::libraries(&program, &directories)? {
-        archive.file(&format!("lib64/{name}"), 0o755, &read(&file)?)?;
+        if there.insert(name.clone()) {
+            archive.file(&format!("lib64/{name}"), 0o755, &read(&file)?)?;
+        }
     }
+    Ok(())
+}
+
+fn add_lscpu(
+    archive: &mut Archive<Vec<u8>>,
+    tools: &Tools,
+    there: &mut BTreeSet<String>,
+) -> Result<()> {
+    let roots = [tools.path(setup::LSCPU), tools.path(qemu::GUEST)];
+    add_program(archive, &[&roots[0], &roots[1]], "lscpu", there)
+}
+
+/// Adds QEMU, the libraries that it needs and the two files of data that `-M pseries,x-vof=on` reads.
+fn add_qemu(archive: &mut Archive<Vec<u8>>, root: &Path) -> Result<BTreeSet<String>> {
+    let mut there = add_library_directory(archive)?;
+    add_program(archive, &[root], "qemu-system-ppc64", &mut there)?;
     archive.directory("qemu")?;
     let firmware = tools::find_file(root, &|name| name == "vof.bin")
         .context("the QEMU for L1 has no vof.bin")?;
     archive.file("qemu/vof.bin", 0o644, &read(&firmware)?)?;
-    Ok(())
+    Ok(there)
 }
 
 fn file_name(path: &Path) -> String {

@@ -1,7 +1,9 @@
 //! The level of the processor as Linux tells it, in the partition and in its guests: `cpu-version` in the tree, the
-//! first line of `/proc/cpuinfo`, and the platform in the auxiliary vector of a program, which selects its libraries.
+//! first line of `/proc/cpuinfo`, the model that `lscpu` names, and the platform in the auxiliary vector of a program,
+//! which selects its libraries.
 //!
-//! The lines are `NIDUS-L1-CPU id=0 version=V platform=P cpuinfo=TEXT`, and the same with L2. The surprise: cpuinfo
+//! The lines are `NIDUS-L1-CPU id=0 version=V platform=P cpuinfo=TEXT` and `NIDUS-L1-LSCPU id=0 TEXT`, and the same with
+//! L2. The surprise: cpuinfo
 //! also has the processor's own version, which no firmware can hide; it is on another line.
 
 /// What is said at a level.
@@ -45,24 +47,32 @@ pub fn agree(lines: &[String], partition: &str, guests: &[&str]) -> Result<(), S
 }
 
 fn one(lines: &[String], who: &str, id: u32, level: &str) -> Result<(), String> {
-    let start = format!("NIDUS-{who}-CPU id={id} ");
-    let said: Vec<&str> = lines
-        .iter()
-        .filter_map(|line| Some(line.split_once(&start)?.1.trim_end()))
-        .collect();
-    let want = TABLE.iter().find(|row| row.level == level).map(|row| {
+    let said = |what: &str| -> Vec<&str> {
+        let start = format!("NIDUS-{who}-{what} id={id} ");
+        let rest = |line| Some(str::split_once(line, &start)?.1.trim_end());
+        lines
+            .iter()
+            .filter_map(|line| rest(line.as_str()))
+            .collect()
+    };
+    let got = (said("CPU"), said("LSCPU"));
+    let row = TABLE.iter().find(|row| row.level == level);
+    let want = row.map_or_else(Vec::new, |row| {
         let Said {
             version,
             platform,
             cpuinfo,
             ..
         } = row;
-        format!("version={version} platform={platform} cpuinfo={cpuinfo}")
+        vec![format!(
+            "version={version} platform={platform} cpuinfo={cpuinfo}"
+        )]
     });
-    match (want, said.as_slice()) {
-        (None, []) if level == "refused" => Ok(()),
-        (Some(want), [said]) if *said == want => Ok(()),
-        (want, said) => Err(format!("{who} {id}: {said:?} instead of {want:?}")),
+    let model: Vec<_> = row.iter().map(|row| row.cpuinfo).collect();
+    if (row.is_some() || level == "refused") && got.0 == want && got.1 == model {
+        Ok(())
+    } else {
+        Err(format!("{who} {id}: {got:?} instead of {want:?} {model:?}"))
     }
 }
 
@@ -72,7 +82,12 @@ mod tests {
 
     fn lines(l2: &str) -> Vec<String> {
         let l1 = "NIDUS-L1-CPU id=0 version=0f000006 platform=power10 cpuinfo=POWER10 (architected), altivec supported";
-        vec![l1.to_owned(), format!("L2.1| NIDUS-L2-CPU id=1 {l2}\r")]
+        vec![
+            l1.to_owned(),
+            "NIDUS-L1-LSCPU id=0 POWER10 (architected), altivec supported".to_owned(),
+            format!("L2.1| NIDUS-L2-CPU id=1 {l2}\r"),
+            "L2.1| NIDUS-L2-LSCPU id=1 POWER9 (architected), altivec supported".to_owned(),
+        ]
     }
 
     #[test]
@@ -88,6 +103,9 @@ mod tests {
             agree(&lines(power9), "power10", &["power9", "refused"]),
             Ok(())
         );
+        assert!(agree(&lines(power9)[..3], "power10", &["power9"]).is_err());
+        assert!(agree(&lines(power9)[..2], "power10", &["refused"]).is_ok());
+        assert!(agree(&lines(power9), "power10", &["nonsense"]).is_err());
         for wrong in [
             power9.replace("POWER9", "POWER10"),
             power9.replace("platform=power9", "platform=power10"),

@@ -214,12 +214,12 @@ pub fn cases() -> Vec<Case> {
             vec![counters::come_and_go, counters::large_leaves_only],
         ),
         boot(
-            "papr-at-power9",
+            "p10-at-power9",
             Choice {
                 append: "nidus.compat=power9 nidus_cpu=1".to_owned(),
-                ..Choice::new(Mode::Papr)
+                ..nested()
             },
-            vec![|lines| levels::agree(lines, "power9", &[])],
+            vec![|lines| levels::agree(lines, "power9", &["power9"])],
         ),
         boot(
             "papr-7.2",

@@ -24,6 +24,30 @@ pub fn run(tools: &Tools) -> Result<()> {
     }
     qemu::provide_guest(tools, &mut packages)?;
     provide_busybox(tools, &mut packages)?;
+    provide_lscpu(tools, &mut packages)?;
+    Ok(())
+}
+
+/// The item with `lscpu` for the guests, without its C library, which is the one of QEMU for L1.
+pub const LSCPU: &str = "lscpu-ppc64el";
+
+fn provide_lscpu(tools: &Tools, packages: &mut Packages) -> Result<()> {
+    if tools.has(LSCPU) {
+        return Ok(());
+    }
+    let got = packages.fetch(
+        tools,
+        LSCPU,
+        "ppc64el",
+        &packages::STABLE_FIRST,
+        &["util-linux", "libsmartcols1", "librtas2"],
+        |_| false,
+        |_| true,
+    )?;
+    println!(
+        "setup: lscpu for the guests: {}",
+        got.version_of("util-linux")
+    );
     Ok(())
 }
 
