@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn only_big_endian_words_are_turned_round() {
         let code: Vec<u8> = (0..64).collect();
-        let turned = in_one_order(&code, 0x100, &[0x110..0x130]);
+        let turned = in_one_order(&code, 0x100, std::slice::from_ref(&(0x110..0x130)));
         assert_eq!(turned[..0x10], code[..0x10]);
         assert_eq!(turned[0x10..0x14], [0x13, 0x12, 0x11, 0x10]);
         assert_eq!(turned[0x2c..0x30], [0x2f, 0x2e, 0x2d, 0x2c]);

@@ -1,0 +1,447 @@
+//! The table of Linux boots: what is booted, and what its console must say.
+
+use super::{Case, Check, Stop, Work};
+use crate::boot::{Choice, Mode};
+use crate::console::Step;
+use crate::counters;
+use crate::levels;
+use crate::wrong::Wrong;
+
+fn nested() -> Choice {
+    Choice::new(Mode::Nested)
+}
+
+/// The kernel of the case with eight threads uses them all.
+fn all_threads_are_online(lines: &[String]) -> Result<(), String> {
+    let online = |line: &String| line.contains("NIDUS-L1-USERLAND") && line.contains(" cpus=8 ");
+    if lines.iter().any(online) {
+        Ok(())
+    } else {
+        Err("L1's userland does not see 8 processors".to_owned())
+    }
+}
+
+/// The firmware's boot stages, as its own list has them and its own test compares.
+const STAGES: &str = include_str!("../../../tests/golden/boot-stages.txt");
+
+/// The firmware logged each of its boot stages once, in the order of its list.
+fn stages_in_their_order(lines: &[String]) -> Result<(), String> {
+    let logged = |line: &String| {
+        let (_, rest) = line.split_once(" stages] stage ")?;
+        let (name, _) = rest.split_once(" done in ")?;
+        Some(name.to_owned())
+    };
+    let found: Vec<String> = lines.iter().filter_map(logged).collect();
+    if found.iter().map(String::as_str).eq(STAGES.lines()) {
+        Ok(())
+    } else {
+        Err(format!("boot stages in the log: {}", found.join(" ")))
+    }
+}
+
+fn opal() -> Choice {
+    Choice::new(Mode::Opal)
+}
+
+/// All cases. The long ones come first, so that two at a time end at about the same time.
+pub fn cases() -> Vec<Case> {
+    let boot = |name, choice, checks| Case {
+        name,
+        work: Work::Boot(choice, checks),
+    };
+    let with = |append: &str| Choice {
+        append: append.to_owned(),
+        ..nested()
+    };
+    let stop = |name, wrong, line, how| Case {
+        name,
+        work: Work::Stop(wrong, line, how),
+    };
+    let power11 = |append: &str| Choice {
+        machine: "powernv11".to_owned(),
+        ..with(&format!("nidus_cpu=1 {append}"))
+    };
+    let counted = || vec![counters::come_and_go as Check];
+    vec![
+        boot(
+            "two-l2s",
+            Choice {
+                l2: 2,
+                append: "nidus_counters=1 nidus_cpu=1 nidus_l2_compat=power10,power9".to_owned(),
+                ..nested()
+            },
+            vec![counters::come_and_go, |lines| {
+                levels::agree(lines, "power10", &["power10", "power9"])
+            }],
+        ),
+        boot(
+            "p11-at-power11",
+            Choice {
+                l2: 3,
+                ..power11("nidus_l2_compat=host,power10,power9")
+            },
+            vec![|lines| levels::agree(lines, "power11", &["power11", "power10", "power9"])],
+        ),
+        // Two that ask for Power11, one on purpose and one because QEMU reads the chip's version, do not disturb the
+        // others.
+        boot(
+            "p11-at-power10",
+            Choice {
+                l2: 4,
+                refused: vec![1, 2],
+                ..power11("nidus.compat=power10 nidus_l2_compat=power11,host,power10,power9")
+            },
+            vec![|lines| {
+                levels::agree(
+                    lines,
+                    "power10",
+                    &["refused", "refused", "power10", "power9"],
+                )
+            }],
+        ),
+        boot(
+            "p11-at-power10-6.12",
+            Choice {
+                kernel: "6.12".to_owned(),
+                ..power11("nidus.compat=power10")
+            },
+            vec![|lines| levels::agree(lines, "power10", &["power10"])],
+        ),
+        boot(
+            "reload",
+            Choice {
+                rounds: 2,
+                append: "nidus_counters=1".to_owned(),
+                ..nested()
+            },
+            counted(),
+        ),
+        boot(
+            "l2-2g",
+            Choice {
+                l2_memory: 2048,
+                ..nested()
+            },
+            vec![],
+        ),
+        boot(
+            "nested-smp",
+            Choice {
+                smp: "4".to_owned(),
+                l2_smp: 2,
+                ..nested()
+            },
+            vec![],
+        ),
+        boot("nested-7.2", nested(), vec![]),
+        boot(
+            "nested-6.12",
+            Choice {
+                kernel: "6.12".to_owned(),
+                ..nested()
+            },
+            vec![],
+        ),
+        boot(
+            "nested-7.2-64k",
+            Choice {
+                kernel: "7.2-64k".to_owned(),
+                ..nested()
+            },
+            vec![],
+        ),
+        boot(
+            "counters",
+            with("nidus_counters=1 transparent_hugepage=never"),
+            vec![counters::come_and_go, counters::many_small_leaves],
+        ),
+        boot(
+            "hugetlb",
+            with("nidus_counters=1 nidus_l2_huge=1"),
+            vec![counters::come_and_go, counters::large_leaves_only],
+        ),
+        boot(
+            "p10-at-power9",
+            Choice {
+                append: "nidus.compat=power9 nidus_cpu=1".to_owned(),
+                ..nested()
+            },
+            vec![|lines| levels::agree(lines, "power9", &["power9"])],
+        ),
+        boot(
+            "papr-7.2",
+            Choice::new(Mode::Papr),
+            vec![stages_in_their_order],
+        ),
+        boot(
+            "papr-smp8",
+            Choice {
+                smp: "8,cores=2,threads=4".to_owned(),
+                ..Choice::new(Mode::Papr)
+            },
+            vec![all_threads_are_online],
+        ),
+        boot(
+            "papr-6.12",
+            Choice {
+                kernel: "6.12".to_owned(),
+                ..Choice::new(Mode::Papr)
+            },
+            vec![],
+        ),
+        boot(
+            "papr-powernv11",
+            Choice {
+                machine: "powernv11".to_owned(),
+                ..Choice::new(Mode::Papr)
+            },
+            vec![],
+        ),
+        boot(
+            "nested-powernv11",
+            Choice {
+                machine: "powernv11".to_owned(),
+                ..nested()
+            },
+            vec![],
+        ),
+        boot("opal-7.2", opal(), vec![]),
+        boot(
+            "opal-6.12",
+            Choice {
+                kernel: "6.12".to_owned(),
+                ..opal()
+            },
+            vec![],
+        ),
+        boot(
+            "opal-7.2-64k",
+            Choice {
+                kernel: "7.2-64k".to_owned(),
+                memory: "1G".to_owned(),
+                ..opal()
+            },
+            vec![],
+        ),
+        boot(
+            "opal-smp8",
+            Choice {
+                smp: "8,cores=2,threads=4".to_owned(),
+                ..opal()
+            },
+            vec![all_threads_are_online],
+        ),
+        boot(
+            "opal-two-chips",
+            Choice {
+                machine: "powernv11".to_owned(),
+                smp: "8,sockets=2,cores=1,threads=4".to_owned(),
+                ..opal()
+            },
+            vec![all_threads_are_online],
+        ),
+        boot(
+            "opal-big-core",
+            Choice {
+                machine: "powernv11,big-core=on".to_owned(),
+                smp: "8,cores=1,threads=8".to_owned(),
+                ..opal()
+            },
+            vec![all_threads_are_online],
+        ),
+        Case {
+            name: "opal-reboot",
+            work: Work::Shell(
+                "opal --shell --memory 2G --smp 2",
+                vec![
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "echo typed-$((6 * 7))\n",
+                    },
+                    Step {
+                        expect: "typed-42",
+                        send: "reboot -f\n",
+                    },
+                    Step {
+                        expect: "stop] reboot",
+                        send: "",
+                    },
+                    Step {
+                        expect: "INIT: Starting kernel at 0x",
+                        send: "",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "exit\n",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-OFF",
+                        send: "",
+                    },
+                ],
+            ),
+        },
+        Case {
+            name: "shell",
+            work: Work::Shell(
+                "papr --shell --memory 2G",
+                vec![
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "echo typed-$((6 * 7))\n",
+                    },
+                    Step {
+                        expect: "typed-42",
+                        send: "echo start-$((1 + 1)); sleep 1000\n",
+                    },
+                    Step {
+                        expect: "start-2",
+                        send: "\u{3}",
+                    },
+                    Step {
+                        expect: "^C",
+                        send: "echo after-$((40 + 2))\n",
+                    },
+                    Step {
+                        expect: "after-42",
+                        send: "exit\n",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-OFF",
+                        send: "",
+                    },
+                ],
+            ),
+        },
+        Case {
+            name: "reboot",
+            work: Work::Shell(
+                "papr --shell --memory 2G --smp 2",
+                vec![
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "reboot -f\n",
+                    },
+                    Step {
+                        expect: "stop] reboot",
+                        send: "",
+                    },
+                    Step {
+                        expect: "INIT: Starting kernel at 0x",
+                        send: "",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "exit\n",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-OFF",
+                        send: "",
+                    },
+                ],
+            ),
+        },
+        stop(
+            "no-kernel",
+            Wrong::NoKernel,
+            "boot stopped at stage payload: no kernel: nothing",
+            Stop::PowerOff,
+        ),
+        stop(
+            "not-an-elf",
+            Wrong::NotElf,
+            "boot stopped at stage payload: no kernel: found bytes that are no ELF file",
+            Stop::PowerOff,
+        ),
+        stop(
+            "big-endian",
+            Wrong::BigEndian,
+            "boot stopped at stage payload: no kernel: found a big-endian ELF file",
+            Stop::PowerOff,
+        ),
+        stop(
+            "small-memory",
+            Wrong::SmallMemory,
+            "give the machine more memory",
+            Stop::PowerOff,
+        ),
+        stop(
+            "unknown-machine",
+            Wrong::UnknownMachine,
+            "boot stopped at stage tree: unknown machine",
+            Stop::PowerOff,
+        ),
+        stop(
+            "broken-tree",
+            Wrong::BrokenTree,
+            "boot stopped at stage tree: the device tree at ",
+            Stop::PowerOff,
+        ),
+        stop(
+            "initrd-outside",
+            Wrong::InitrdOutside,
+            "boot stopped at stage payload: the initrd at ",
+            Stop::PowerOff,
+        ),
+        stop(
+            "initrd-overlaps",
+            Wrong::InitrdOverlaps,
+            "boot stopped at stage payload: the kernel ends at ",
+            Stop::PowerOff,
+        ),
+        stop(
+            "no-bmc",
+            Wrong::NoBmc,
+            "the machine stays stopped here",
+            Stop::Stays,
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_out_of_order_is_noticed() {
+        let log = |names: &[&str]| -> Vec<String> {
+            let line = |name: &&str| format!("[    0.1 0000 stages] stage {name} done in 0.1 ms");
+            names.iter().map(line).collect()
+        };
+        let all: Vec<&str> = STAGES.lines().collect();
+        assert_eq!(stages_in_their_order(&log(&all)), Ok(()));
+        let mut swapped = all.clone();
+        swapped.swap(1, 2);
+        assert!(stages_in_their_order(&log(&swapped)).is_err());
+        assert!(stages_in_their_order(&log(&all[1..])).is_err());
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = cases().iter().map(|case| case.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
