@@ -13,6 +13,7 @@ use isa::spr::Pvr;
 use isa::timebase::Deadline;
 use nest::chip::{Chip, Machine as Board};
 use papr_services::guest_ram::{Extent, MAX_EXTENTS};
+use papr_services::level::Level;
 
 use crate::command_line::{CommandLine, Mode};
 use crate::entry::park;
@@ -75,7 +76,11 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         devices(machine, chip, &inputs);
         Ok(())
     });
-    let line = stage(Stage::Mode, machine, || Ok(mode(&inputs)));
+    let (line, level) = stage(Stage::Mode, machine, || {
+        let line = mode(&inputs);
+        let level = level(line.compat, chip);
+        Ok((line, level))
+    });
     if line.mode.unwrap_or_default() == Mode::Opal {
         let kernel = stage(Stage::Payload, machine, || kernel(&inputs, &plan));
         opal::start(opal::Handover {
@@ -90,6 +95,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
             plan,
             kernel,
             bootargs: line.payload,
+            level: line.compat.map(|_| level),
         })
     }
     drop(blob);
@@ -107,7 +113,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
             .collect(),
         payload,
         bootargs: line.payload,
-        compat: line.compat,
+        level,
         inputs,
     };
     crate::hypervisor::start(handover)
@@ -257,6 +263,18 @@ fn kernel(inputs: &Inputs, plan: &Plan) -> Result<Kernel, Fatal> {
     let kernel = Kernel::find(loaded.ok_or(KernelError::NothingThere)?)?;
     log::info!("kernel: {}, entry {:#x}", kernel.form, kernel.entry);
     Ok(kernel)
+}
+
+/// The level of the processor that the kernel is told: the chip's own, or a lower one that was asked for. Like every wrong
+/// word for the firmware, a level that the chip does not reach is reported and ignored: a machine that should run Power11
+/// software and cannot still boots, and the kernel says at which level.
+fn level(asked: Option<Level>, chip: &Chip) -> Level {
+    // The table of a chip names the highest level by its logical version.
+    let own = Level::from_logical_pvr(chip.logical_pvr.into()).unwrap_or(Level::Power10);
+    Level::granted(asked, own).unwrap_or_else(|asked| {
+        log::warn!("nidus.compat={asked} is above this processor, whose level is {own}");
+        own
+    })
 }
 
 fn payload(inputs: &Inputs, plan: &Plan) -> Result<(Vec<Extent>, Payload), Fatal> {

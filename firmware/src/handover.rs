@@ -55,6 +55,6 @@ pub struct Handover {
     pub payload: Payload,
     /// The kernel's command line without the firmware's words.
     pub bootargs: String,
-    /// The level that was asked for with `nidus.compat=`.
-    pub compat: Option<Level>,
+    /// The level of the partition.
+    pub level: Level,
 }

@@ -46,6 +46,16 @@ pub fn agree(lines: &[String], partition: &str, guests: &[&str]) -> Result<(), S
     Ok(())
 }
 
+/// Checks that in OPAL mode the level is what `cpu-version` says, and the kernel still has the whole Power11 processor.
+pub fn only_the_tree_is_at_power10(lines: &[String]) -> Result<(), String> {
+    let want =
+        "NIDUS-L1-CPU id=0 version=0f000006 platform=power11 cpuinfo=Power11, altivec supported";
+    match lines.iter().find(|line| line.contains("NIDUS-L1-CPU ")) {
+        Some(line) if line.trim_end().ends_with(want) => Ok(()),
+        line => Err(format!("{line:?} instead of {want}")),
+    }
+}
+
 fn one(lines: &[String], who: &str, id: u32, level: &str) -> Result<(), String> {
     let said = |what: &str| -> Vec<&str> {
         let start = format!("NIDUS-{who}-{what} id={id} ");
@@ -88,6 +98,16 @@ mod tests {
             format!("L2.1| NIDUS-L2-CPU id=1 {l2}\r"),
             "L2.1| NIDUS-L2-LSCPU id=1 POWER9 (architected), altivec supported".to_owned(),
         ]
+    }
+
+    #[test]
+    fn in_opal_mode_only_the_tree_has_the_level() {
+        let line = "x NIDUS-L1-CPU id=0 version=0f000006 platform=power11 cpuinfo=Power11, altivec supported\r";
+        let check = |line: String| only_the_tree_is_at_power10(&[line]);
+        assert_eq!(check(line.to_owned()), Ok(()));
+        assert!(check(line.replace("0f000006", "00821200")).is_err());
+        assert!(check(line.replace("Power11,", "POWER10 (architected),")).is_err());
+        assert!(only_the_tree_is_at_power10(&[]).is_err());
     }
 
     #[test]

@@ -14,11 +14,10 @@ use isa::barrier::{isync, ptesync};
 use isa::context::GuestContext;
 use isa::lpcr::Lpcr;
 use isa::spr::{self, mfspr, mtspr};
-use log::{error, info, warn};
+use log::{error, info};
 use papr_services::device_tree::{BadDescription, Boot, Caches, Machine, PartitionDescription};
 use papr_services::guest_ram::{BadExtents, GuestRam, OutOfRange};
 use papr_services::host::{Flush, Host};
-use papr_services::level::Level;
 use papr_services::nested::guest::{Lpids, Quotas};
 use papr_services::nested::pool::{BadPool, TablePool, TableQuota};
 use papr_services::partition::{Characteristics, NestedShare, Partition, Policy, RunState, Stop};
@@ -162,7 +161,7 @@ fn make(handover: Handover) -> Result<Made, StartError> {
     use_partition_table(&table);
     tlb::run(Flush::Partition { lpid: LPID }, is_qemu);
 
-    let level = level(&handover);
+    let level = handover.level;
     let policy = Policy {
         level,
         name: "nidus".to_string(),
@@ -198,18 +197,6 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         terminal: SpinMutex::default(),
     };
     Ok((Box::leak(Box::new(shared)), handover.blocks, vcpu))
-}
-
-/// The partition's level: the chip's own, or a lower one that was asked for. Like every wrong word for the firmware, a
-/// level that the chip does not reach is reported and ignored: a machine that should run Power11 software and cannot
-/// still boots, and the kernel says at which level.
-fn level(handover: &Handover) -> Level {
-    // The table of a chip names the highest level by its logical version.
-    let chip = Level::from_logical_pvr(handover.chip.logical_pvr.into()).unwrap_or(Level::Power10);
-    Level::granted(handover.compat, chip).unwrap_or_else(|asked| {
-        warn!("nidus.compat={asked} is above this processor: the partition gets {chip}");
-        chip
-    })
 }
 
 /// Writes the device tree and the RTAS page into the partition's memory.

@@ -19,6 +19,7 @@ use opal_calls::os_memory::BadRanges;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Facility};
 use opal_calls::xive::Xive;
+use papr_services::level::Level;
 use papr_services::tree::{Node, TreeError};
 
 use super::console::UartPort;
@@ -55,6 +56,8 @@ pub struct Handover {
     pub kernel: Kernel,
     /// The kernel's command line without the firmware's words.
     pub bootargs: String,
+    /// The level that `cpu-version` has to say, if one was asked for.
+    pub level: Option<Level>,
 }
 
 /// Why the kernel cannot be started.
@@ -175,6 +178,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         nvram: u32::try_from(nvram::SIZE).unwrap_or(u32::MAX),
         rtc,
         interrupts,
+        level: handover.level,
     }
     .apply(root);
     let blob = tree.flatten().map_err(StartError::Tree)?;

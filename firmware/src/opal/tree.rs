@@ -11,6 +11,7 @@ use core::ops::Range;
 
 use nest::chip::Chip;
 use nest::xive::Capabilities;
+use papr_services::level::Level;
 use papr_services::tree::{Bytes, Node, Tree};
 
 use super::cpu_features;
@@ -67,6 +68,9 @@ pub fn copy(from: &fdt::Node<'_>, to: &mut Node) {
 pub struct Description<'a> {
     /// The processor.
     pub chip: &'a Chip,
+    /// The level that was asked for. A kernel in hypervisor state is not bound by it: it has the chip, and the features
+    /// of `ibm,powerpc-cpu-features`. `cpu-version` tells it, and programs that look there, which levels to offer guests.
+    pub level: Option<Level>,
     /// PIR of the thread that enters the kernel.
     pub boot_cpu: u32,
     /// PIRs of threads that did not come up.
@@ -193,6 +197,10 @@ impl Description<'_> {
         .set("ibm,mmu-lpid-bits", self.chip.mmu.lpid_bits)
         .set("ibm,processor-storage-keys", [32_u32, 32])
         .set("ibm,dec-bits", 56_u32);
+        // Otherwise it stays what it was, the processor's own version.
+        if let Some(level) = self.level {
+            cpu.set("cpu-version", level.logical_pvr());
+        }
         let chip = cpu.cell("ibm,chip-id").unwrap_or(0);
         let pir = cpu.cell("reg").unwrap_or(0);
         cpu.set("ibm,associativity", [5, chip, chip, chip, chip, pir]);
@@ -393,6 +401,7 @@ mod tests {
             .text("device_type", "cpu")
             .cells("reg", &[4])
             .cells("ibm,chip-id", &[1])
+            .cells("cpu-version", &[0x0080_1200])
             .cells("ibm,ppc-interrupt-server#s", &[4, 5])
             .end();
         blob.end().begin("lpc@0").begin("isa-serial@i3f8");
@@ -411,8 +420,29 @@ mod tests {
     }
 
     fn tree(missing: &[u32]) -> Tree {
+        description(missing).apply(given())
+    }
+
+    #[test]
+    fn the_version_is_the_processors_or_the_level_that_was_asked_for() {
+        let version = |level| {
+            let description = Description {
+                level,
+                ..description(&[])
+            };
+            let tree = description.apply(given());
+            at(&tree, "cpus/PowerPC,POWER10@4").cell("cpu-version")
+        };
+        assert_eq!(version(None), Some(0x0080_1200));
+        for level in Level::ALL {
+            assert_eq!(version(Some(level)), Some(level.logical_pvr()));
+        }
+    }
+
+    fn description(missing: &[u32]) -> Description<'_> {
         Description {
             chip: &platform_p10::P10,
+            level: None,
             boot_cpu: 4,
             missing,
             bootargs: "quiet",
@@ -431,7 +461,6 @@ mod tests {
                 served: &[(0xf_fff3, "errors"), (0xf_fff7, "serial")],
             },
         }
-        .apply(given())
     }
 
     fn at<'a>(tree: &'a Tree, path: &str) -> &'a Node {

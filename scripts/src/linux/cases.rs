@@ -232,6 +232,15 @@ pub fn cases() -> Vec<Case> {
             vec![all_threads_are_online],
         ),
         boot(
+            "opal-at-power10",
+            Choice {
+                machine: "powernv11".to_owned(),
+                append: "nidus.compat=power10 nidus_cpu=1".to_owned(),
+                ..opal()
+            },
+            vec![levels::only_the_tree_is_at_power10],
+        ),
+        boot(
             "opal-two-chips",
             Choice {
                 machine: "powernv11".to_owned(),
