@@ -22,12 +22,12 @@ use crate::tools::{self, Tools, repository, target};
 /// What QEMU's `powernv` machines load at most (`INITRD_MAX_SIZE` in hw/ppc/pnv.c).
 const LARGEST: usize = 128 << 20;
 /// Applets of busybox that the scripts and a person at the shell use.
-const APPLETS: [&str; 48] = [
+const APPLETS: [&str; 50] = [
     "awk", "base64", "cat", "chmod", "cp", "cttyhack", "cut", "dd", "df", "dmesg", "du", "echo",
     "env", "find", "free", "grep", "head", "hexdump", "insmod", "kill", "ln", "ls", "lsmod",
-    "md5sum", "mkdir", "mkfifo", "mount", "mv", "nproc", "poweroff", "ps", "reboot", "rm", "rmmod",
-    "sed", "seq", "setsid", "sh", "sleep", "stty", "tac", "tail", "tee", "top", "tr", "umount",
-    "uname", "vi",
+    "md5sum", "mkdir", "mkfifo", "mount", "mv", "nproc", "poweroff", "printf", "ps", "reboot",
+    "rm", "rmmod", "sed", "seq", "setsid", "sh", "sleep", "stty", "tac", "tail", "taskset", "tee",
+    "top", "tr", "umount", "uname", "vi",
 ];
 
 /// Makes the small image: busybox and the first process. Bare-metal kernels, L1s that stay alone and L2s boot it. With

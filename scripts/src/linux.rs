@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::boot::{self, Choice};
+use crate::boot::{Choice, forbidden};
 use crate::console::{self, Step};
 use crate::image::Image;
 use crate::machine::Machine;
@@ -17,6 +17,7 @@ use crate::tools::{Tools, target};
 use crate::wrong::Wrong;
 
 mod cases;
+mod warnings;
 
 pub use cases::cases;
 
@@ -27,6 +28,8 @@ type Check = fn(&[String]) -> Result<(), String>;
 enum Work {
     /// All milestones of a boot, then the checks.
     Boot(Choice, Vec<Check>),
+    /// All milestones of a boot, and of the same one on skiboot: the kernel has nothing more to warn of.
+    LikeSkiboot(Choice),
     /// A conversation on a terminal, with the arguments of `scripts/run`.
     Shell(&'static str, Vec<Step>),
     /// A machine with something wrong: it has to say this in one line, and stop in this way.
@@ -71,6 +74,7 @@ pub struct Ready {
 
 enum ReadyWork {
     Boot(Box<ReadyBoot>),
+    LikeSkiboot(Box<ReadyBoot>),
     Shell(String, Vec<Step>),
 }
 
@@ -86,23 +90,19 @@ struct ReadyBoot {
 pub fn prepare(tools: &Tools, image: &Image, case: Case) -> Result<Ready> {
     let name = case.name;
     let work = match case.work {
-        Work::Boot(choice, checks) => ReadyWork::Boot(Box::new(ReadyBoot {
-            machine: choice.machine(tools, image)?,
-            watch: choice.watch()?,
-            limit: choice.limit(),
-            checks,
-            stop: Stop::PowerOff,
-        })),
+        Work::Boot(choice, checks) => {
+            ReadyWork::Boot(Box::new(ready(tools, image, &choice, checks)?))
+        }
+        Work::LikeSkiboot(choice) => {
+            ReadyWork::LikeSkiboot(Box::new(ready(tools, image, &choice, vec![])?))
+        }
         Work::Shell(arguments, steps) => {
             let program = std::env::current_exe()?;
             ReadyWork::Shell(format!("'{}' run {arguments}", program.display()), steps)
         }
         Work::Stop(wrong, line, stop) => ReadyWork::Boot(Box::new(ReadyBoot {
             machine: wrong.machine(tools, image)?,
-            watch: Watch::new(
-                milestone::in_order(&[("the reason", line)]),
-                boot::forbidden()?,
-            ),
+            watch: Watch::new(milestone::in_order(&[("the reason", line)]), forbidden()?),
             limit: Duration::from_secs(60),
             checks: vec![],
             stop,
@@ -111,20 +111,51 @@ pub fn prepare(tools: &Tools, image: &Image, case: Case) -> Result<Ready> {
     Ok(Ready { name, work })
 }
 
+fn ready(tools: &Tools, image: &Image, choice: &Choice, checks: Vec<Check>) -> Result<ReadyBoot> {
+    Ok(ReadyBoot {
+        machine: choice.machine(tools, image)?,
+        watch: choice.watch()?,
+        limit: choice.limit(),
+        checks,
+        stop: Stop::PowerOff,
+    })
+}
+
 /// Runs a case.
 pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
     match &case.work {
         ReadyWork::Boot(ready) => {
-            let name = format!("linux-{}", case.name);
-            let boot = Boot {
-                name: &name,
-                machine: &ready.machine,
-                watch: ready.watch.clone(),
-                limit: ready.limit,
-                echo: false,
-            };
-            let report = runner::run(&qemu::program(tools), boot)?;
+            let report = boot(
+                tools,
+                &format!("linux-{}", case.name),
+                ready,
+                &ready.machine,
+            )?;
             Ok(judge(&report, &ready.checks, ready.stop))
+        }
+        ReadyWork::LikeSkiboot(ready) => {
+            let name = format!("linux-{}", case.name);
+            let nidus = boot(tools, &name, ready, &ready.machine)?;
+            let outcome = judge(&nidus, &[], ready.stop);
+            if outcome.problem.is_some() {
+                return Ok(outcome);
+            }
+            let machine = Machine {
+                bios: None,
+                ..ready.machine.clone()
+            };
+            let skiboot = boot(tools, &format!("{name}-skiboot"), ready, &machine)?;
+            let reference = judge(&skiboot, &[], ready.stop);
+            let problem = match reference.problem {
+                Some(problem) => Some(format!("skiboot: {problem}")),
+                None => warnings::compare(&nidus.lines, &skiboot.lines).err(),
+            };
+            Ok(Outcome {
+                problem,
+                timed_out: reference.timed_out,
+                elapsed: outcome.elapsed + reference.elapsed,
+                log: outcome.log,
+            })
         }
         ReadyWork::Shell(line, steps) => {
             let start = std::time::Instant::now();
@@ -153,6 +184,17 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
             })
         }
     }
+}
+
+fn boot(tools: &Tools, name: &str, ready: &ReadyBoot, machine: &Machine) -> Result<Report> {
+    let boot = Boot {
+        name,
+        machine,
+        watch: ready.watch.clone(),
+        limit: ready.limit,
+        echo: false,
+    };
+    runner::run(&qemu::program(tools), boot)
 }
 
 fn judge(report: &Report, checks: &[Check], stop: Stop) -> Outcome {

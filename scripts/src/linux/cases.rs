@@ -39,6 +39,19 @@ fn stages_in_their_order(lines: &[String]) -> Result<(), String> {
     }
 }
 
+/// Each of eight threads ran a task, and all but the first left and came back.
+fn all_threads_come_and_go(lines: &[String]) -> Result<(), String> {
+    for wanted in [
+        "NIDUS-L1-TASKS threads=8 ran=8",
+        "NIDUS-L1-HOTPLUG rounds=1 moved=7 threads=8",
+    ] {
+        if !lines.iter().any(|line| line.trim_end() == wanted) {
+            return Err(format!("no line '{wanted}'"));
+        }
+    }
+    Ok(())
+}
+
 fn opal() -> Choice {
     Choice::new(Mode::Opal)
 }
@@ -209,6 +222,8 @@ pub fn cases() -> Vec<Case> {
         boot(
             "opal-6.12",
             Choice {
+                machine: "powernv10-rainier".to_owned(),
+                memory: "16G".to_owned(),
                 kernel: "6.12".to_owned(),
                 ..opal()
             },
@@ -227,9 +242,10 @@ pub fn cases() -> Vec<Case> {
             "opal-smp8",
             Choice {
                 smp: "8,cores=2,threads=4".to_owned(),
+                append: "nidus_do=threads".to_owned(),
                 ..opal()
             },
-            vec![all_threads_are_online],
+            vec![all_threads_are_online, all_threads_come_and_go],
         ),
         boot(
             "opal-at-power10",
@@ -245,19 +261,61 @@ pub fn cases() -> Vec<Case> {
             Choice {
                 machine: "powernv11".to_owned(),
                 smp: "8,sockets=2,cores=1,threads=4".to_owned(),
+                append: "nidus_do=threads".to_owned(),
                 ..opal()
             },
-            vec![all_threads_are_online],
+            vec![all_threads_are_online, all_threads_come_and_go],
         ),
         boot(
             "opal-big-core",
             Choice {
                 machine: "powernv11,big-core=on".to_owned(),
                 smp: "8,cores=1,threads=8".to_owned(),
+                memory: "1G".to_owned(),
+                append: "nidus_do=threads".to_owned(),
                 ..opal()
             },
-            vec![all_threads_are_online],
+            vec![all_threads_are_online, all_threads_come_and_go],
         ),
+        Case {
+            name: "opal-dmesg",
+            work: Work::LikeSkiboot(Choice {
+                append: "nidus_do=warnings".to_owned(),
+                ..opal()
+            }),
+        },
+        Case {
+            name: "opal-crash",
+            work: Work::Shell(
+                "opal --shell --memory 2G --append panic=1",
+                vec![
+                    Step {
+                        expect: "# ",
+                        send: "echo c >/proc/sysrq-trigger\n",
+                    },
+                    Step {
+                        expect: "Kernel panic - not syncing: sysrq triggered crash",
+                        send: "",
+                    },
+                    Step {
+                        expect: "stop] reboot",
+                        send: "",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-USERLAND",
+                        send: "",
+                    },
+                    Step {
+                        expect: "# ",
+                        send: "exit\n",
+                    },
+                    Step {
+                        expect: "NIDUS-L1-OFF",
+                        send: "",
+                    },
+                ],
+            ),
+        },
         Case {
             name: "opal-reboot",
             work: Work::Shell(
@@ -273,6 +331,11 @@ pub fn cases() -> Vec<Case> {
                     },
                     Step {
                         expect: "typed-42",
+                        // Not polled: the kernel has had interrupts for the console.
+                        send: "awk '/hvc_console/ { print \"keys\", $2 + $3 ? \"interrupt\" : \"\" }' /proc/interrupts\n",
+                    },
+                    Step {
+                        expect: "keys interrupt",
                         send: "reboot -f\n",
                     },
                     Step {
