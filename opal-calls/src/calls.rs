@@ -311,7 +311,7 @@ crate::opal_calls! {
     /// Sets the position of an event queue.
     144 OPAL_XIVE_SET_QUEUE_STATE(vp: VpId, priority: u32, toggle: u32, index: u32)     served Xive;
     /// Delivers a system reset to a hardware thread.
-    145 OPAL_SIGNAL_SYSTEM_RESET(target: ServerOrOthers)                                absent Always [reentrant];
+    145 OPAL_SIGNAL_SYSTEM_RESET(target: ServerOrOthers)                                served Always [reentrant];
     /// Sets up a context of an NVLink unit.
     146 OPAL_NPU_INIT_CONTEXT(phb: PhbId, pid: i32, msr: u64, bdfn: Bdfn)               absent OlderChip;
     /// Ends a context of an NVLink unit.

@@ -4,13 +4,14 @@
 //! first one may hold, and logging takes one; so nested calls are silent.
 #![forbid(unsafe_code)]
 
-use isa::timebase::{self, Ticks};
+use isa::timebase::{self, Deadline, Ticks};
+use nest::core_control::{self, ControlError, Place};
 use nest::lock::Mutex;
 use nest::lpc::IoSpace as _;
 use nest::psi::PsiSource;
 use nest::scom::{ChipIndex, Scom as _, ScomAddr, ScomError};
 use nest::xscom::{CiXscom, Xscom};
-use opal_calls::args::{ChipId, Isn, OsAddr, Server};
+use opal_calls::args::{ChipId, Isn, OsAddr, Server, ServerOrOthers};
 use opal_calls::calls::{self, Call};
 use opal_calls::console::Console;
 use opal_calls::entry::{Depth, Pace, check_nesting, pace};
@@ -45,6 +46,8 @@ pub(super) struct Opal {
     pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
     pub(super) nvram: Mutex<Nvram>,
     pub(super) xscom: Mutex<Xscom<CiXscom>>,
+    /// Cores have eight threads, on two small cores.
+    pub(super) is_fused: bool,
     pub(super) xive: &'static Xive<Chips>,
 }
 
@@ -155,6 +158,7 @@ impl Opal {
             Call::OPAL_QUIESCE { kind, target, .. } => {
                 self.quiesce.serve(kind, target, me, &self.threads)
             }
+            Call::OPAL_SIGNAL_SYSTEM_RESET { target, .. } => self.signal_reset(target, me),
             Call::OPAL_SYNC_HOST_REBOOT { .. } => {
                 if self.messages.under_way() > 0 {
                     return Err(OpalError::OPAL_BUSY_EVENT);
@@ -366,6 +370,23 @@ impl Opal {
             }
             _ => Err(OpalError::OPAL_UNSUPPORTED),
         }
+    }
+
+    fn signal_reset(&self, target: ServerOrOthers, me: Server) -> Answer {
+        // Threads are reset one by one: what a kernel needs before it resets all others differs for each.
+        let server = target.server().ok_or(OpalError::OPAL_CONSTRAINED)?;
+        let thread = self.threads.find(server).filter(|_| server != me);
+        let pir = thread.ok_or(OpalError::OPAL_PARAMETER)?.pir;
+        let place = Place::of_pir(pir, self.is_fused).ok_or(OpalError::OPAL_PARAMETER)?;
+        // The call that this one interrupted may have the lock, so it is not waited for without an end.
+        let mut scom = Deadline::after_ms(10)
+            .wait_for(|| self.xscom.try_lock())
+            .ok_or(OpalError::OPAL_BUSY)?;
+        core_control::system_reset(&mut *scom, place).map_err(|error| match error {
+            ControlError::Scom(error) => scom_code(error),
+            ControlError::Asleep | ControlError::Gated => OpalError::OPAL_HARDWARE,
+        })?;
+        SUCCESS
     }
 
     fn lpc_read(&self, chip: ChipId, space: u32, addr: u32, size: u32) -> Result<u32, OpalError> {

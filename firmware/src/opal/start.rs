@@ -211,6 +211,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         console: Console::new(UartPort(handover.machine)),
         nvram: Mutex::new(nvram),
         xscom: Mutex::new(xscom),
+        is_fused: xive::is_fused(&handover.inputs),
         xive,
     });
     Ok(leak_aligned(&blob))

@@ -79,6 +79,12 @@ impl From<XiveError> for StartError {
 /// Threads of a core that share one area register; more is two small cores fused.
 const SMALL_CORE_THREADS: usize = 4;
 
+/// Whether cores are two small ones fused.
+pub(super) fn is_fused(inputs: &Inputs) -> bool {
+    let is_large = |core: &Core| core.threads.len() > SMALL_CORE_THREADS;
+    inputs.cores.iter().any(is_large)
+}
+
 impl Chips {
     /// Sets all controllers up; answers also the memory that is theirs from now on. For one caller.
     ///
@@ -95,10 +101,7 @@ impl Chips {
         if end > PARTITION {
             return Err(StartError::NoRoom(count));
         }
-        let is_fused = inputs
-            .cores
-            .iter()
-            .any(|core| core.threads.len() > SMALL_CORE_THREADS);
+        let is_fused = is_fused(inputs);
         let indexes = inputs.chips.iter().filter_map(|chip| index(*chip));
         let setups = indexes.zip((POOL..end).step_by(region_step()));
         let mut misplaced = false;
