@@ -63,6 +63,8 @@ pub struct Choice {
     pub l2: u32,
     /// L2 guests that KVM has to refuse.
     pub refused: Vec<u32>,
+    /// Messages that have to come, and are shown with the result of the case; they may have a forbidden pattern.
+    pub quotes: Vec<&'static str>,
     /// Threads of each L2.
     pub l2_smp: u32,
     /// MiB of each L2.
@@ -88,6 +90,7 @@ impl Choice {
             append: String::new(),
             l2: 1,
             refused: Vec::new(),
+            quotes: Vec::new(),
             l2_smp: 1,
             l2_memory: 256,
             rounds: 1,
@@ -209,7 +212,7 @@ impl Choice {
 
     /// Returns the milestones together with the forbidden patterns.
     pub fn watch(&self) -> Result<Watch> {
-        Ok(Watch::new(self.milestones(), forbidden()?))
+        Ok(Watch::new(self.milestones(), forbidden()?).quoting(&self.quotes))
     }
 
     /// Generous: several times what an idle machine needs.

@@ -59,6 +59,8 @@ pub struct Outcome {
     pub problem: Option<String>,
     /// The only outcome that is worth another try.
     pub timed_out: bool,
+    /// The lines that the case was to show.
+    pub quoted: Vec<String>,
     /// What it took.
     pub elapsed: Duration,
     /// Where to look.
@@ -152,6 +154,7 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
             };
             Ok(Outcome {
                 problem,
+                quoted: vec![],
                 timed_out: reference.timed_out,
                 elapsed: outcome.elapsed + reference.elapsed,
                 log: outcome.log,
@@ -178,6 +181,7 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
                 .is_some_and(|problem| problem.starts_with("time was up"));
             Ok(Outcome {
                 problem,
+                quoted: vec![],
                 timed_out,
                 elapsed: start.elapsed(),
                 log,
@@ -213,6 +217,7 @@ fn judge(report: &Report, checks: &[Check], stop: Stop) -> Outcome {
     let timed_out = problem.is_some() && matches!(report.verdict, Verdict::TimedOut(_));
     Outcome {
         problem,
+        quoted: report.watch.quoted().map(str::to_owned).collect(),
         timed_out,
         elapsed: report.elapsed,
         log: report.log.clone(),

@@ -73,6 +73,7 @@ pub enum Verdict {
 pub struct Watch {
     milestones: Vec<(Milestone, Option<Reached>)>,
     forbidden: Vec<String>,
+    quotes: Vec<(String, Option<String>)>,
     hit: Option<String>,
 }
 
@@ -85,13 +86,33 @@ impl Watch {
                 .map(|milestone| (milestone, None))
                 .collect(),
             forbidden,
+            quotes: Vec::new(),
             hit: None,
+        }
+    }
+
+    /// Adds messages that this boot has to show, at any time. A forbidden pattern in a line with one of them is no fault.
+    pub fn quoting(self, quotes: &[&str]) -> Self {
+        Self {
+            quotes: quotes
+                .iter()
+                .map(|quote| ((*quote).to_owned(), None))
+                .collect(),
+            ..self
         }
     }
 
     /// Takes a line, and returns the names of the milestones that it reached.
     pub fn line(&mut self, at: Duration, line: &str) -> Vec<String> {
+        let mut quoted = false;
+        for (quote, first) in &mut self.quotes {
+            if line.contains(quote.as_str()) {
+                quoted = true;
+                first.get_or_insert_with(|| line.trim_end().to_owned());
+            }
+        }
         if self.hit.is_none()
+            && !quoted
             && self
                 .forbidden
                 .iter()
@@ -123,6 +144,11 @@ impl Watch {
         &self.milestones
     }
 
+    /// Returns the first line with each of the messages that had to come.
+    pub fn quoted(&self) -> impl Iterator<Item = &str> {
+        self.quotes.iter().filter_map(|(_, line)| line.as_deref())
+    }
+
     /// Returns the first line with a forbidden pattern.
     pub fn forbidden_line(&self) -> Option<&str> {
         self.hit.as_deref()
@@ -136,6 +162,11 @@ impl Watch {
             .find(|(_, reached)| reached.is_none());
         let missing = missing.map(|(milestone, _)| {
             format!("{} (a line with '{}')", milestone.name, milestone.pattern)
+        });
+        // A quote has no place in the order, so it is looked for only when all else is there.
+        let missing = missing.or_else(|| {
+            let (quote, _) = self.quotes.iter().find(|(_, line)| line.is_none())?;
+            Some(format!("a line with '{quote}'"))
         });
         match (&self.hit, end, missing) {
             (Some(line), _, _) => Verdict::Failed(format!("forbidden line: {line}")),
@@ -212,6 +243,25 @@ mod tests {
                 .collect::<Vec<_>>(),
             [0, 3, 4, 1]
         );
+    }
+
+    #[test]
+    fn a_quote_has_to_come_and_excuses_its_own_line_only() {
+        let all = ["start", "up 1", "x BUG: known\r", "up 2", "bye"];
+        let mut good = watch().quoting(&["BUG: known"]);
+        feed(&mut good, &all);
+        assert_eq!(good.verdict(End::Exited(0)), Verdict::Passed);
+        assert_eq!(good.quoted().collect::<Vec<_>>(), ["x BUG: known"]);
+
+        let mut other = watch().quoting(&["BUG: known"]);
+        feed(&mut other, &all);
+        feed(&mut other, &["BUG: another"]);
+        assert_eq!(other.forbidden_line(), Some("BUG: another"));
+
+        let mut absent = watch().quoting(&["refused"]);
+        feed(&mut absent, &["start", "up 1", "up 2", "bye"]);
+        let verdict = absent.verdict(End::Exited(0));
+        assert!(matches!(verdict, Verdict::Failed(why) if why.contains("'refused'")));
     }
 
     #[test]

@@ -214,6 +214,9 @@ fn attempt(tools: &Tools, case: &linux::Ready) -> bool {
                 let seconds = outcome.elapsed.as_secs_f64();
                 let Some(problem) = outcome.problem else {
                     println!("ok     {:20} {seconds:6.1} s", case.name);
+                    for line in &outcome.quoted {
+                        println!("       {line}");
+                    }
                     return true;
                 };
                 println!(
