@@ -83,7 +83,7 @@ fn lay_out(mut segments: Vec<(u64, &[u8])>) -> Result<Vec<u8>, Error> {
     let mut holds_entry = false;
     for (address, content) in segments {
         // Sorted, so no address is below the base.
-        let start = address - base;
+        let start = address.wrapping_sub(base);
         let end = start.saturating_add(content.len() as u64);
         let (Ok(from), Ok(to)) = (usize::try_from(start), usize::try_from(end)) else {
             return Err(Error::TooLarge(end));

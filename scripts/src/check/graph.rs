@@ -45,15 +45,23 @@ const GRAPH: [(&str, &[&str]); 12] = [
     ("l1-payload", &["isa", "papr-services"]),
 ];
 /// Crates from the registry that may end up in the image; each was looked at before it came in.
-const IN_IMAGE: [&str; 10] = [
+const IN_IMAGE: [&str; 18] = [
     "arrayvec",
     "bitflags",
+    "block-buffer",
+    "cfg-if",
+    "cpufeatures",
     "crc",
+    "crypto-common",
+    "digest",
     "elf",
     "fdt",
+    "hybrid-array",
     "linked_list_allocator",
     "log",
+    "sha2",
     "spin",
+    "typenum",
     "vcell",
     "volatile-register",
 ];
