@@ -107,6 +107,9 @@ impl Choice {
             (None, Mode::Nested) => {
                 initramfs::nested(tools, &kernel, &self.short_kernel(), self.tells_levels())?
             }
+            (None, Mode::Opal) if self.starts_second() => {
+                initramfs::kexec(tools, &kernel, &self.short_kernel())?
+            }
             (None, Mode::Papr | Mode::Opal) => initramfs::small(tools, self.tells_levels())?,
         };
         initrd
@@ -167,6 +170,10 @@ impl Choice {
             |name: &str, pattern: &str| steps.push(vec![(name.to_owned(), pattern.to_owned())]);
         if self.initrd.is_none() {
             step("L1 userland", "NIDUS-L1-USERLAND");
+            if self.starts_second() {
+                step("kexec", "NIDUS-L1-KEXEC");
+                step("second userland", "NIDUS-L1-USERLAND id=1 ");
+            }
             if self.mode == Mode::Nested {
                 let (refused, l2s): (Vec<u32>, Vec<u32>) =
                     (1..=self.l2).partition(|id| self.refused.contains(id));
@@ -225,7 +232,16 @@ impl Choice {
 
     /// Whether the guests say at which level the processor is, for which they need `lscpu`.
     fn tells_levels(&self) -> bool {
-        self.append.split(' ').any(|word| word == "nidus_cpu=1")
+        self.says("nidus_cpu=1")
+    }
+
+    /// Whether the kernel starts a second one, which has to be in its initramfs.
+    fn starts_second(&self) -> bool {
+        self.says("nidus_do=kexec")
+    }
+
+    fn says(&self, wanted: &str) -> bool {
+        self.append.split(' ').any(|word| word == wanted)
     }
 
     fn short_kernel(&self) -> String {

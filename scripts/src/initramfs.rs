@@ -74,6 +74,24 @@ pub fn nested(tools: &Tools, kernel: &Kernel, name: &str, lscpu: bool) -> Result
     store(path, &bytes, LARGEST)
 }
 
+/// Makes the image of a bare-metal kernel that starts a second one, the same again, with kexec.
+pub fn kexec(tools: &Tools, kernel: &Kernel, name: &str) -> Result<PathBuf> {
+    let path = target().join(format!("initrd/kexec-{name}.cpio"));
+    let mut archive = base(tools)?;
+    let mut libraries = add_library_directory(&mut archive)?;
+    let roots = [tools.path(setup::KEXEC), tools.path(qemu::GUEST)];
+    add_program(
+        &mut archive,
+        &[&roots[0], &roots[1]],
+        "kexec",
+        &mut libraries,
+    )?;
+    archive.directory("second")?;
+    archive.file("second/vmlinux", 0o644, &read(&kernel.image)?)?;
+    archive.file("second/initrd", 0o644, &small_bytes(tools, false)?)?;
+    store(path, &archive.finish()?, LARGEST)
+}
+
 /// Writes an image, compressed only if it would be larger than `largest`: slower for the guest, but it fits.
 fn store(path: PathBuf, bytes: &[u8], largest: usize) -> Result<PathBuf> {
     image::replace(&path, bytes)?;
@@ -93,7 +111,7 @@ fn store(path: PathBuf, bytes: &[u8], largest: usize) -> Result<PathBuf> {
 }
 
 fn base(tools: &Tools) -> Result<Archive<Vec<u8>>> {
-    let busybox = tools::find_file(&tools.path("busybox-ppc64el"), &|name| name == "busybox")
+    let busybox = tools::find_file(&tools.path(setup::BUSYBOX), &|name| name == "busybox")
         .context("busybox is not set up: run scripts/setup")?;
     let mut archive = Archive::new(Vec::new());
     for directory in ["bin", "dev", "proc", "sys"] {

@@ -23,49 +23,65 @@ pub fn run(tools: &Tools) -> Result<()> {
         kernel::provide(tools, &mut packages, spec)?;
     }
     qemu::provide_guest(tools, &mut packages)?;
-    provide_busybox(tools, &mut packages)?;
-    provide_lscpu(tools, &mut packages)?;
+    for part in &USERLAND {
+        provide(tools, &mut packages, part)?;
+    }
     Ok(())
 }
 
+/// The item with the static busybox, which is the whole userland of the guests.
+pub const BUSYBOX: &str = "busybox-ppc64el";
 /// The item with `lscpu` for the guests, without its C library, which is the one of QEMU for L1.
 pub const LSCPU: &str = "lscpu-ppc64el";
+/// The item with `kexec` for the kernel of OPAL mode, also without its C library.
+pub const KEXEC: &str = "kexec-ppc64el";
 
-fn provide_lscpu(tools: &Tools, packages: &mut Packages) -> Result<()> {
-    if tools.has(LSCPU) {
-        return Ok(());
-    }
-    let got = packages.fetch(
-        tools,
-        LSCPU,
-        "ppc64el",
-        &packages::STABLE_FIRST,
-        &["util-linux", "libsmartcols1", "librtas2"],
-        |_| false,
-        |_| true,
-    )?;
-    println!(
-        "setup: lscpu for the guests: {}",
-        got.version_of("util-linux")
-    );
-    Ok(())
+/// Programs for the guests from a few packages.
+struct Part {
+    /// The item of the cache.
+    item: &'static str,
+    /// What it is, for a person.
+    name: &'static str,
+    /// The package of the program, then those of its libraries.
+    packages: &'static [&'static str],
 }
 
-/// A static busybox is the whole userland of the guests.
-fn provide_busybox(tools: &Tools, packages: &mut Packages) -> Result<()> {
-    if tools.has("busybox-ppc64el") {
+const USERLAND: [Part; 3] = [
+    Part {
+        item: BUSYBOX,
+        name: "busybox",
+        packages: &["busybox-static"],
+    },
+    Part {
+        item: LSCPU,
+        name: "lscpu",
+        packages: &["util-linux", "libsmartcols1", "librtas2"],
+    },
+    Part {
+        item: KEXEC,
+        name: "kexec",
+        packages: &["kexec-tools", "liblzma5", "zlib1g"],
+    },
+];
+
+fn provide(tools: &Tools, packages: &mut Packages, part: &Part) -> Result<()> {
+    if tools.has(part.item) {
         return Ok(());
     }
-    let name = "busybox-static";
     let got = packages.fetch(
         tools,
-        "busybox-ppc64el",
+        part.item,
         "ppc64el",
         &packages::STABLE_FIRST,
-        &[name],
+        part.packages,
         |_| false,
         |_| true,
     )?;
-    println!("setup: busybox for the guests: {}", got.version_of(name));
+    let first = part.packages.first().copied().unwrap_or_default();
+    println!(
+        "setup: {} for the guests: {}",
+        part.name,
+        got.version_of(first)
+    );
     Ok(())
 }
