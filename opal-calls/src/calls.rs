@@ -221,7 +221,7 @@ crate::opal_calls! {
     /// Turns a workaround of an idle state on or off.
     99  OPAL_CONFIG_CPU_IDLE_STATE(state: u64, enter: u64)                              absent OlderChip;
     /// Sets a register that a deep idle state restores.
-    100 OPAL_SLW_SET_REG(pir: Server, sprn: u64, value: u64)                            absent Always;
+    100 OPAL_SLW_SET_REG(pir: Server, sprn: u64, value: u64)                            absent DeepStop;
     /// Names memory that belongs into a dump.
     101 OPAL_REGISTER_DUMP_REGION(id: u32, start: OsAddr, end: OsAddr)                  absent Fsp;
     /// Takes memory out of the dump.
@@ -257,7 +257,7 @@ crate::opal_calls! {
     /// Moves buffered output of a terminal on.
     117 OPAL_CONSOLE_FLUSH(term: Term)                                                  served Console [reentrant];
     /// Flattens a part of the device tree.
-    118 OPAL_GET_DEVICE_TREE(node: Phandle, buf: OsAddr, len: u64)                      absent Always;
+    118 OPAL_GET_DEVICE_TREE(node: Phandle, buf: OsAddr, len: u64)                      served Always;
     /// Says whether a slot holds something.
     119 OPAL_PCI_GET_PRESENCE_STATE(id: PciId, state: OsAddr)                           absent Phb;
     /// Says whether a slot has power.
@@ -275,7 +275,7 @@ crate::opal_calls! {
     /// Drops cached DMA translations.
     126 OPAL_PCI_TCE_KILL(phb: PhbId, kind: u32, pe: Pe, tce_size: u32, dma_addr: u64, pages: u32) absent Phb;
     /// Sets the partition table of the nest MMU, of one chip or (-1) all.
-    127 OPAL_NMMU_SET_PTCR(chip: u64, ptcr: u64)                                        absent Nmmu;
+    127 OPAL_NMMU_SET_PTCR(chip: u64, ptcr: u64)                                        served Nmmu;
     /// Resets interrupt routing.
     128 OPAL_XIVE_RESET(mode: u64)                                                      served Xive;
     /// Describes an interrupt source.

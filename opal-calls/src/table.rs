@@ -101,6 +101,8 @@ pub enum Facility {
     Mpipl,
     /// Secure variables.
     Secvar,
+    /// Idle states that lose registers, which something has to restore. None is offered.
+    DeepStop,
     /// A flexible service processor: not on these machines.
     Fsp,
     /// A chip before POWER10: not on these machines.

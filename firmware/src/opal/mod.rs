@@ -8,11 +8,16 @@ pub mod clock;
 mod cpu_features;
 pub mod kernel;
 pub mod nvram;
+pub mod sensors;
+pub mod subtrees;
 pub mod threads;
 pub mod tree;
+pub mod units;
 
 #[cfg(target_os = "none")]
 mod bridges;
+#[cfg(target_os = "none")]
+mod buses;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]

@@ -4,14 +4,15 @@
 //! first one may hold, and logging takes one; so nested calls are silent.
 #![forbid(unsafe_code)]
 
+use alloc::vec::Vec;
+
 use isa::timebase::{self, Deadline, Ticks};
 use nest::core_control::{self, ControlError, Place};
 use nest::lock::Mutex;
-use nest::lpc::IoSpace as _;
 use nest::psi::PsiSource;
-use nest::scom::{ChipIndex, Scom as _, ScomAddr, ScomError};
+use nest::scom::Scom as _;
 use nest::xscom::{CiXscom, Xscom};
-use opal_calls::args::{ChipId, Isn, OsAddr, Server, ServerOrOthers};
+use opal_calls::args::{Isn, OsAddr, Server, ServerOrOthers};
 use opal_calls::calls::{self, Call};
 use opal_calls::console::Console;
 use opal_calls::entry::{Depth, Pace, check_nesting, pace};
@@ -22,17 +23,24 @@ use opal_calls::os_memory::OsMemory as _;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Row};
 use opal_calls::xive::Xive;
+use opal_calls::{device_tree, nest_mmu};
 
+use super::buses::{NestMmuUnits, scom_code, scom_place};
 use super::clock;
 use super::console::UartPort;
 use super::entry::{Request, give_up_stack};
 use super::nvram::Nvram;
+use super::subtrees::KeptTree;
 use super::threads::{AllThreads, OpalThread};
 use super::tree::CONSOLE_BUFFER;
+use super::units::Unit;
 use super::xive::Chips;
 use crate::entry::ram::OsRam;
 use crate::machine::{Machine, PowerAction};
 use crate::stop;
+
+/// The way to the chips' registers.
+pub(super) type SharedScom = Mutex<Xscom<CiXscom>>;
 
 /// All that the calls work on.
 pub(super) struct Opal {
@@ -45,7 +53,9 @@ pub(super) struct Opal {
     pub(super) messages: Messages,
     pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
     pub(super) nvram: Mutex<Nvram>,
-    pub(super) xscom: Mutex<Xscom<CiXscom>>,
+    pub(super) xscom: SharedScom,
+    pub(super) nest_mmus: Vec<Unit>,
+    pub(super) tree: KeptTree,
     /// Cores have eight threads, on two small cores.
     pub(super) is_fused: bool,
     pub(super) xive: &'static Xive<Chips>,
@@ -212,6 +222,13 @@ impl Opal {
                 size,
                 ..
             } => self.lpc_write(chip, space, addr, data, size),
+            Call::OPAL_GET_DEVICE_TREE { node, buf, len, .. } => {
+                device_tree::get(&self.tree, &self.os, node, buf, len)
+            }
+            Call::OPAL_NMMU_SET_PTCR { chip, ptcr, .. } => {
+                let units = NestMmuUnits(&self.nest_mmus, &self.xscom);
+                nest_mmu::set_ptcr(&units, chip, ptcr)
+            }
             Call::OPAL_XIVE_RESET { mode, .. } => self.xive.reset(mode),
             Call::OPAL_XIVE_GET_IRQ_INFO {
                 girq,
@@ -387,102 +404,5 @@ impl Opal {
             ControlError::Asleep | ControlError::Gated => OpalError::OPAL_HARDWARE,
         })?;
         SUCCESS
-    }
-
-    fn lpc_read(&self, chip: ChipId, space: u32, addr: u32, size: u32) -> Result<u32, OpalError> {
-        let bad = OpalError::OPAL_PARAMETER;
-        let mut bytes = [0; 4];
-        let part = lpc_part(&mut bytes, chip, size)?;
-        let bus = self.machine.bus();
-        match space {
-            LPC_IO => {
-                for (byte, port) in part.iter_mut().zip(addr..) {
-                    let port = u16::try_from(port).map_err(|_| bad)?;
-                    *byte = bus.probe(port).ok_or(OpalError::OPAL_HARDWARE)?;
-                }
-            }
-            LPC_MEMORY => {
-                for (byte, at) in part.iter_mut().zip(addr..) {
-                    *byte = bus.mem_read(at).map_err(|_| bad)?;
-                }
-            }
-            LPC_FIRMWARE => {
-                bus.fw_read(addr, part).map_err(|_| bad)?;
-                part.reverse();
-            }
-            _ => return Err(bad),
-        }
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn lpc_write(&self, chip: ChipId, space: u32, addr: u32, data: u32, size: u32) -> Answer {
-        let bad = OpalError::OPAL_PARAMETER;
-        let mut bytes = data.to_le_bytes();
-        let part = lpc_part(&mut bytes, chip, size)?;
-        let bus = self.machine.bus();
-        match space {
-            LPC_IO => {
-                for (byte, port) in part.iter().zip(addr..) {
-                    let port = u16::try_from(port).map_err(|_| bad)?;
-                    if !bus.probe_write(port, *byte) {
-                        return Err(OpalError::OPAL_HARDWARE);
-                    }
-                }
-            }
-            LPC_MEMORY => {
-                for (byte, at) in part.iter().zip(addr..) {
-                    bus.mem_write(at, *byte).map_err(|_| bad)?;
-                }
-            }
-            LPC_FIRMWARE => {
-                part.reverse();
-                bus.fw_write(addr, part).map_err(|_| bad)?;
-            }
-            _ => return Err(bad),
-        }
-        SUCCESS
-    }
-}
-
-const LPC_MEMORY: u32 = 0;
-const LPC_IO: u32 = 1;
-const LPC_FIRMWARE: u32 = 2;
-
-/// The bytes of an access: 1, 2 or 4 on the one bus that is driven. IO and memory cycles of the bus are bytes, lowest
-/// address first, least significant first.
-fn lpc_part(bytes: &mut [u8; 4], chip: ChipId, size: u32) -> Result<&mut [u8], OpalError> {
-    let size = match size {
-        1 => 1,
-        2 => 2,
-        4 => 4,
-        _ => return Err(OpalError::OPAL_PARAMETER),
-    };
-    if chip != ChipId(0) {
-        return Err(OpalError::OPAL_PARAMETER);
-    }
-    bytes.get_mut(..size).ok_or(OpalError::OPAL_PARAMETER)
-}
-
-/// Chip ids are places on the fabric on all machines that are known. Indirect addresses are not driven.
-fn scom_place(chip: ChipId, address: u64) -> Result<(ChipIndex, ScomAddr), OpalError> {
-    if address >> 63 != 0 {
-        return Err(OpalError::OPAL_UNSUPPORTED);
-    }
-    let chip = u8::try_from(chip.0).map_err(|_| OpalError::OPAL_PARAMETER)?;
-    let address = u32::try_from(address).map_err(|_| OpalError::OPAL_PARAMETER)?;
-    Ok((ChipIndex(chip), ScomAddr(address)))
-}
-
-const fn scom_code(error: ScomError) -> OpalError {
-    match error {
-        ScomError::Busy => OpalError::OPAL_XSCOM_BUSY,
-        ScomError::Offline => OpalError::OPAL_XSCOM_CHIPLET_OFF,
-        ScomError::PartialGood => OpalError::OPAL_XSCOM_PARTIAL_GOOD,
-        ScomError::Address => OpalError::OPAL_XSCOM_ADDR_ERROR,
-        ScomError::Clock => OpalError::OPAL_XSCOM_CLOCK_ERROR,
-        ScomError::Parity => OpalError::OPAL_XSCOM_PARITY_ERROR,
-        ScomError::Timeout => OpalError::OPAL_XSCOM_TIMEOUT,
-        ScomError::NoAnswer => OpalError::OPAL_HARDWARE,
-        ScomError::NoChip | ScomError::BadAddress => OpalError::OPAL_PARAMETER,
     }
 }

@@ -26,9 +26,12 @@ use super::console::UartPort;
 use super::entry::{self, BY_PIR, Launch};
 use super::kernel::Kernel;
 use super::nvram::{self, Nvram};
+use super::sensors;
 use super::serve::{OPAL, Opal};
+use super::subtrees::KeptTree;
 use super::threads::{self, AllThreads, MAX_PIR, OpalThread};
 use super::tree::{self, Description, Interrupts};
+use super::units::{self, Unit};
 use super::xive::{self, Chips, XIVE};
 use crate::entry::ram::OsRam;
 use crate::fdt::{Fdt, FdtError};
@@ -167,7 +170,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     let mut root = Node::default();
     tree::copy(&given.root(), &mut root);
     let nvram = Nvram::new();
-    let tree = Description {
+    let mut tree = Description {
         chip: handover.chip,
         boot_cpu: boot_pir,
         missing: &missing,
@@ -181,6 +184,11 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         level: handover.level,
     }
     .apply(root);
+    let nest_mmus: Vec<Unit> = units::find(&tree.root, "ibm,power9-nest-mmu")
+        .into_iter()
+        .map(|(unit, _)| unit)
+        .collect();
+    sensors::describe(&mut tree.root);
     let blob = tree.flatten().map_err(StartError::Tree)?;
     log::warn!("NVRAM is in memory only: what the kernel writes there will not last");
     log::info!(
@@ -200,6 +208,9 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     if rtc {
         have = have.with(Facility::Rtc);
     }
+    if !nest_mmus.is_empty() {
+        have = have.with(Facility::Nmmu);
+    }
     OPAL.call_once(|| Opal {
         machine: handover.machine,
         have,
@@ -211,6 +222,8 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         console: Console::new(UartPort(handover.machine)),
         nvram: Mutex::new(nvram),
         xscom: Mutex::new(xscom),
+        nest_mmus,
+        tree: KeptTree::new(tree.root),
         is_fused: xive::is_fused(&handover.inputs),
         xive,
     });
