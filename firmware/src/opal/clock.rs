@@ -6,6 +6,22 @@
 
 use papr_services::host::DateTime;
 
+use super::tree::{Describe, Draft};
+
+/// A clock that keeps the date.
+#[derive(Clone, Copy, Debug)]
+pub struct Rtc;
+
+impl Describe for Rtc {
+    fn describe(&self, draft: &mut Draft) {
+        draft.opal(|opal| {
+            opal.node("rtc", |node| {
+                node.set("compatible", "ibm,opal-rtc");
+            });
+        });
+    }
+}
+
 /// `number`, below 100, as two decimal digits.
 fn digits(number: u8) -> u8 {
     (number / 10 % 10) * 16 + number % 10

@@ -10,8 +10,10 @@ use opal_calls::args::OsAddr;
 use opal_calls::error::{Answer, OpalError, SUCCESS};
 use opal_calls::os_memory::OsMemory;
 
+use super::tree::{Describe, Draft};
+
 /// Bytes: the firmware's partition, the kernel's, and some that are free.
-pub const SIZE: usize = 0x1_2000;
+const SIZE: usize = 0x1_2000;
 
 /// Signature, bytes, name.
 const PARTITIONS: [(u8, usize, &[u8; 12]); 3] = [
@@ -64,6 +66,17 @@ impl Nvram {
     pub fn write(&mut self, os: &impl OsMemory, buf: OsAddr, size: u64, offset: u64) -> Answer {
         os.read(buf, self.range(offset, size)?)?;
         SUCCESS
+    }
+}
+
+impl Describe for Nvram {
+    fn describe(&self, draft: &mut Draft) {
+        draft.opal(|opal| {
+            opal.node("nvram", |node| {
+                node.set("compatible", "ibm,opal-nvram")
+                    .set("#bytes", u32::try_from(self.0.len()).unwrap_or(u32::MAX));
+            });
+        });
     }
 }
 

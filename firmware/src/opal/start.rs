@@ -22,15 +22,16 @@ use opal_calls::xive::Xive;
 use papr_services::level::Level;
 use papr_services::tree::{Node, TreeError};
 
+use super::clock::Rtc;
 use super::console::UartPort;
 use super::entry::{self, BY_PIR, Launch};
 use super::kernel::Kernel;
-use super::nvram::{self, Nvram};
+use super::nvram::Nvram;
 use super::sensors;
 use super::serve::{OPAL, Opal};
 use super::subtrees::KeptTree;
 use super::threads::{self, AllThreads, MAX_PIR, OpalThread};
-use super::tree::{self, Description, Interrupts};
+use super::tree::{self, Describe, Description, Interrupts};
 use super::units::{self, Unit};
 use super::xive::{self, Chips, XIVE};
 use crate::entry::ram::OsRam;
@@ -170,6 +171,10 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     let mut root = Node::default();
     tree::copy(&given.root(), &mut root);
     let nvram = Nvram::new();
+    let mut own: Vec<&dyn Describe> = vec![&nvram];
+    if rtc {
+        own.push(&Rtc);
+    }
     let mut tree = Description {
         chip: handover.chip,
         boot_cpu: boot_pir,
@@ -178,9 +183,8 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         firmware: firmware.clone(),
         entry: entry::entry_address(),
         memory_console: MEMORY_CONSOLE.start,
-        nvram: u32::try_from(nvram::SIZE).unwrap_or(u32::MAX),
-        rtc,
         interrupts,
+        units: own,
         level: handover.level,
     }
     .apply(root);
