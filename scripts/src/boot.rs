@@ -42,6 +42,11 @@ impl Mode {
     }
 }
 
+/// Seconds without a timer interrupt after which the kernel speaks of a lockup; its own 10 are too few here. Until it has
+/// switched to the time base, its clock counts interrupts of the timer, of which an emulated thread loses some on a busy
+/// host: the timer that feeds the watchdog, of 4 such seconds, then comes after more than 10 real ones, on any firmware.
+const LOCKUP: &str = "watchdog_thresh=60";
+
 /// What can be chosen for a boot.
 #[derive(Clone, Debug)]
 pub struct Choice {
@@ -132,6 +137,7 @@ impl Choice {
         let mut words = vec![
             format!("nidus.mode={}", self.mode.firmware()),
             "console=hvc0".to_owned(),
+            LOCKUP.to_owned(),
         ];
         if self.shell {
             words.push("nidus_do=shell".to_owned());
@@ -321,7 +327,10 @@ mod tests {
             append: "a=b".to_owned(),
             ..Choice::new(Mode::Papr)
         };
-        assert_eq!(choice.command_line(), "nidus.mode=papr console=hvc0 a=b");
+        assert_eq!(
+            choice.command_line(),
+            "nidus.mode=papr console=hvc0 watchdog_thresh=60 a=b"
+        );
         assert_eq!(choice.milestones()[0].pattern, "CPU: Power11 generation");
         let shell = Choice {
             shell: true,
@@ -329,7 +338,7 @@ mod tests {
         };
         assert_eq!(
             shell.command_line(),
-            "nidus.mode=opal console=hvc0 nidus_do=shell"
+            "nidus.mode=opal console=hvc0 watchdog_thresh=60 nidus_do=shell"
         );
     }
 
