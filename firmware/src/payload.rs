@@ -167,6 +167,8 @@ impl fmt::Display for Magic {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => "a zstd file",
             [b'0', b'7', b'0', b'7', ..] => "a cpio archive",
             [0xd0, 0x0d, 0xfe, 0xed, ..] => "a device tree",
+            [0x27, 0x05, 0x19, 0x56, ..] => "a U-Boot image",
+            [0x17, 0x08, 0x20, 0x11, ..] => "a secure-boot container",
             _ => "bytes that are no ELF file",
         };
         write!(f, "{kind} (")?;

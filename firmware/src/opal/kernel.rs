@@ -7,6 +7,8 @@
 
 use core::fmt;
 
+use pnor_image::container;
+
 use crate::payload::{KERNEL_AREA, Loaded, Magic};
 
 /// Where to enter a kernel.
@@ -26,7 +28,7 @@ pub enum KernelError {
     /// Nothing but zeroes.
     NothingThere,
     /// The container's header is not one.
-    BadContainer(&'static str),
+    BadContainer(container::Error),
     /// An ELF file for another processor: its machine number.
     OtherProcessor(u16),
     /// The headers contradict themselves, or the file ends before they say.
@@ -45,7 +47,7 @@ impl fmt::Display for KernelError {
             Self::NothingThere => write!(f, "no kernel: nothing but zeroes at {at:#x}; {give}"),
             Self::BadContainer(what) => write!(
                 f,
-                "the secure-boot container at {at:#x} is malformed: {what}; {give}"
+                "the secure-boot container at {at:#x} is malformed: {what}; copy the file again"
             ),
             Self::OtherProcessor(machine) => write!(
                 f,
@@ -66,13 +68,11 @@ impl fmt::Display for KernelError {
     }
 }
 
-/// Bytes of the header of a secure-boot container.
-const CONTAINER: u64 = 4096;
-const CONTAINER_MAGIC: [u8; 4] = [0x17, 0x08, 0x20, 0x11];
 const PPC: u16 = 20;
 const PPC64: u16 = 21;
 const LOAD: u32 = 1;
 const EXECUTABLE_SECTION: u64 = 4;
+const EXECUTABLE_SEGMENT: u64 = 1;
 const MAX_HEADERS: u64 = 512;
 
 const TRUNCATED: KernelError = KernelError::BadHeaders("it ends before its headers say");
@@ -84,7 +84,7 @@ impl Kernel {
     /// What was found, so that one line can say what to do.
     pub fn find(loaded: Loaded) -> Result<Self, KernelError> {
         let start: [u8; 8] = loaded.array(0).ok_or(KernelError::NothingThere)?;
-        let at = if start.starts_with(&CONTAINER_MAGIC) {
+        let at = if container::is_container(&start) {
             check_container(loaded)?
         } else {
             0
@@ -95,7 +95,7 @@ impl Kernel {
         }
         let kernel = if start.starts_with(b"\x7fELF") {
             Elf::read(loaded, at)?.kernel()?
-        } else if is_other_file(&start) {
+        } else if is_other_file(&start) || is_text(loaded, at) {
             return Err(KernelError::NotExecutable(start));
         } else {
             Self {
@@ -113,24 +113,25 @@ impl Kernel {
     }
 }
 
-/// Where the image begins.
+/// Where the image begins. Neither hash nor signatures are looked at: nobody told the machine whom to trust.
 fn check_container(loaded: Loaded) -> Result<u64, KernelError> {
-    let bad = KernelError::BadContainer;
-    let version: [u8; 2] = loaded.array(4).ok_or(bad("it ends in its header"))?;
-    let size: [u8; 8] = loaded.array(6).ok_or(bad("it ends in its header"))?;
-    let size = u64::from_be_bytes(size);
-    if u16::from_be_bytes(version) != 1 {
-        return Err(bad("its version is not 1"));
+    let header: [u8; container::HEADER_SIZE] = loaded.array(0).ok_or(TRUNCATED)?;
+    let header = container::Header::parse(&header).map_err(KernelError::BadContainer)?;
+    let room = KERNEL_AREA.end - KERNEL_AREA.start;
+    if header.container_size() > room {
+        return Err(KernelError::BadContainer(container::Error::Truncated {
+            found: room,
+            needed: header.container_size(),
+        }));
     }
-    if size <= CONTAINER || size > KERNEL_AREA.end - KERNEL_AREA.start {
-        return Err(bad("its size cannot be right"));
-    }
-    Ok(CONTAINER)
+    Ok(container::HEADER_SIZE as u64)
 }
 
 /// Files that people give by mistake. Anything else may be code.
 fn is_other_file(start: &[u8; 8]) -> bool {
-    const KINDS: [&[u8]; 5] = [
+    const KINDS: [&[u8]; 7] = [
+        &container::MAGIC,
+        &[0x27, 0x05, 0x19, 0x56],
         &[0x1f, 0x8b],
         &[0xfd, b'7', b'z', b'X', b'Z'],
         &[0x28, 0xb5, 0x2f, 0xfd],
@@ -138,6 +139,13 @@ fn is_other_file(start: &[u8; 8]) -> bool {
         &[0xd0, 0x0d, 0xfe, 0xed],
     ];
     KINDS.iter().any(|kind| start.starts_with(kind))
+}
+
+/// Whether a text begins here: a long run of what can be printed, which code has not.
+fn is_text(loaded: Loaded, at: u64) -> bool {
+    let start: Option<[u8; 128]> = loaded.array(at);
+    let is_printable = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    start.is_some_and(|start| start.iter().all(is_printable))
 }
 
 /// An ELF file at `at` in the load area, of either size and byte order.
@@ -201,10 +209,10 @@ impl Elf {
 
     fn kernel(&self) -> Result<Kernel, KernelError> {
         let entry = self.field(0, (24, 4), (24, 8))?;
-        let mut offset = self.file_offset(entry)?;
-        if self.wide && !self.little && !self.is_executable(entry)? {
+        let (mut offset, segment_executes) = self.file_offset(entry)?;
+        if self.wide && !self.little && !self.section_executes(entry)?.unwrap_or(segment_executes) {
             let code = self.number(offset, 8)?;
-            offset = self.file_offset(code)?;
+            (offset, _) = self.file_offset(code)?;
         }
         Ok(Kernel {
             entry: self.at.checked_add(offset).ok_or(TRUNCATED)?,
@@ -217,8 +225,8 @@ impl Elf {
         })
     }
 
-    /// Where the byte with this virtual address is in the file.
-    fn file_offset(&self, address: u64) -> Result<u64, KernelError> {
+    /// Where the byte with this virtual address is in the file, and whether it may be executed.
+    fn file_offset(&self, address: u64) -> Result<(u64, bool), KernelError> {
         let table = self.field(0, (28, 4), (32, 8))?;
         let size = self.field(0, (42, 2), (54, 2))?;
         let count = self.field(0, (44, 2), (56, 2))?;
@@ -235,14 +243,16 @@ impl Elf {
             let filled = self.field(at, (16, 4), (32, 8))?;
             let inside = address.checked_sub(virtual_address);
             if let Some(inside) = inside.filter(|inside| *inside < filled) {
-                return offset.checked_add(inside).ok_or(TRUNCATED);
+                let flags = self.field(at, (24, 4), (4, 4))?;
+                let offset = offset.checked_add(inside).ok_or(TRUNCATED)?;
+                return Ok((offset, flags & EXECUTABLE_SEGMENT != 0));
             }
         }
         Err(KernelError::BadHeaders("its entry is in no segment"))
     }
 
-    /// Whether the section with this address holds code; yes when there is no table of sections.
-    fn is_executable(&self, address: u64) -> Result<bool, KernelError> {
+    /// Whether the section with this address holds code; `None` when no section has it, as in a stripped file.
+    fn section_executes(&self, address: u64) -> Result<Option<bool>, KernelError> {
         let table = self.number(40, 8)?;
         let size = self.number(58, 2)?;
         let count = self.number(60, 2)?;
@@ -259,10 +269,10 @@ impl Elf {
                 .is_some_and(|in_it| in_it < length)
                 && start != 0
             {
-                return Ok(flags & EXECUTABLE_SECTION != 0);
+                return Ok(Some(flags & EXECUTABLE_SECTION != 0));
             }
         }
-        Ok(true)
+        Ok(None)
     }
 }
 
@@ -355,24 +365,48 @@ mod tests {
         }
     }
 
+    fn contained(payload: &[u8]) -> Vec<u8> {
+        container::unsigned(payload, container::Description::default())
+    }
+
     #[test]
-    fn a_container_is_skipped_or_refused() {
-        let mut file = vec![0; 4096];
-        file[..6].copy_from_slice(&[0x17, 0x08, 0x20, 0x11, 0, 1]);
-        file[6..14].copy_from_slice(&0x3000_u64.to_be_bytes());
-        file.extend(elf(true, false));
+    fn a_container_is_skipped() {
+        let file = contained(&elf(true, false));
         assert_eq!(Kernel::find(loaded(&file)).unwrap().entry, 0x2000_2020);
-        file[5] = 9;
+        let raw = contained(&[0x48, 0, 0, 8, 1, 2, 3, 4]);
+        assert_eq!(Kernel::find(loaded(&raw)).unwrap().entry, 0x2000_1000);
+    }
+
+    #[test]
+    fn a_bad_container_is_refused() {
+        let good = contained(&elf(true, false));
+        // Version of the container, its size in three ways, version of the prefix, its count of keys.
+        for (at, byte) in [
+            (5, 9),
+            (6, 1),
+            (12, 0),
+            (10, 9),
+            (0x1ab, 2),
+            (0x1aa + 24, 4),
+        ] {
+            let mut file = good.clone();
+            assert_ne!(file[at], byte);
+            file[at] = byte;
+            assert!(
+                matches!(
+                    Kernel::find(loaded(&file)),
+                    Err(KernelError::BadContainer(_))
+                ),
+                "{at}"
+            );
+        }
+        let double = contained(&good);
         assert!(matches!(
-            Kernel::find(loaded(&file)),
-            Err(KernelError::BadContainer(_))
+            Kernel::find(loaded(&double)),
+            Err(KernelError::NotExecutable(_))
         ));
-        file[5] = 1;
-        file[6] = 1;
-        assert!(matches!(
-            Kernel::find(loaded(&file)),
-            Err(KernelError::BadContainer(_))
-        ));
+        let empty = contained(&[0; 64]);
+        assert_eq!(Kernel::find(loaded(&empty)), Err(KernelError::NothingThere));
     }
 
     #[test]
@@ -386,6 +420,11 @@ mod tests {
         file[0x1020..0x1028].copy_from_slice(&0xc000_0000_0000_0100_u64.to_be_bytes());
         file[0x1100] = 0x48;
         assert_eq!(Kernel::find(loaded(&file)).unwrap().entry, 0x2000_1100);
+        // Without sections the segment decides.
+        file[61] = 0;
+        assert_eq!(Kernel::find(loaded(&file)).unwrap().entry, 0x2000_1100);
+        file[71] = 5;
+        assert_eq!(Kernel::find(loaded(&file)).unwrap().entry, 0x2000_1020);
     }
 
     #[test]
@@ -393,10 +432,13 @@ mod tests {
         let raw = Kernel::find(loaded(&[0x48, 0, 0, 8, 1, 2, 3, 4])).unwrap();
         assert_eq!((raw.entry, raw.form), (0x2000_0000, "raw image"));
         assert_eq!(Kernel::find(loaded(&[])), Err(KernelError::NothingThere));
-        assert!(matches!(
-            Kernel::find(loaded(&[0x1f, 0x8b, 8, 0])),
-            Err(KernelError::NotExecutable(_))
-        ));
+        let text = "This is not a kernel.\n".repeat(10);
+        for other in [&[0x1f, 0x8b, 8, 0], text.as_bytes()] {
+            assert!(matches!(
+                Kernel::find(loaded(other)),
+                Err(KernelError::NotExecutable(_))
+            ));
+        }
         let mut other = elf(true, true);
         other[18] = 62;
         assert_eq!(
