@@ -12,6 +12,7 @@ pub mod console;
 pub mod counters;
 pub mod cpio;
 pub mod debian;
+mod forms;
 pub mod image;
 pub mod initramfs;
 pub mod levels;

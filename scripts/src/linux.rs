@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use crate::boot::{Choice, forbidden};
 use crate::console::{self, Step};
+use crate::forms::Form;
 use crate::image::Image;
 use crate::machine::Machine;
 use crate::milestone::{self, End, Verdict, Watch};
@@ -17,6 +18,7 @@ use crate::tools::{Tools, target};
 use crate::wrong::Wrong;
 
 mod cases;
+mod payload_forms;
 mod warnings;
 
 pub use cases::cases;
@@ -34,6 +36,8 @@ enum Work {
     Shell(&'static str, Vec<Step>),
     /// A machine with something wrong: it has to say this in one line, and stop in this way.
     Stop(Wrong, &'static str, Stop),
+    /// A kernel in this form, in OPAL mode: these lines in this order, and a stop in this way.
+    Form(Form, &'static [(&'static str, &'static str)], Stop),
 }
 
 /// How a machine stops that cannot go on.
@@ -102,15 +106,24 @@ pub fn prepare(tools: &Tools, image: &Image, case: Case) -> Result<Ready> {
             let program = std::env::current_exe()?;
             ReadyWork::Shell(format!("'{}' run {arguments}", program.display()), steps)
         }
-        Work::Stop(wrong, line, stop) => ReadyWork::Boot(Box::new(ReadyBoot {
-            machine: wrong.machine(tools, image)?,
-            watch: Watch::new(milestone::in_order(&[("the reason", line)]), forbidden()?),
-            limit: Duration::from_secs(60),
-            checks: vec![],
-            stop,
-        })),
+        Work::Stop(wrong, line, stop) => {
+            let machine = wrong.machine(tools, image)?;
+            short(machine, &[("the reason", line)], stop)?
+        }
+        Work::Form(form, lines, stop) => short(form.machine(image)?, lines, stop)?,
     };
     Ok(Ready { name, work })
+}
+
+/// A boot that ends in the firmware, or soon after.
+fn short(machine: Machine, lines: &[(&str, &str)], stop: Stop) -> Result<ReadyWork> {
+    Ok(ReadyWork::Boot(Box::new(ReadyBoot {
+        machine,
+        watch: Watch::new(milestone::in_order(lines), forbidden()?),
+        limit: Duration::from_secs(60),
+        checks: vec![],
+        stop,
+    })))
 }
 
 fn ready(tools: &Tools, image: &Image, choice: &Choice, checks: Vec<Check>) -> Result<ReadyBoot> {

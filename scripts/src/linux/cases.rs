@@ -1,6 +1,6 @@
 //! The table of Linux boots: what is booted, and what its console must say.
 
-use super::{Case, Check, Stop, Work};
+use super::{Case, Check, Stop, Work, payload_forms};
 use crate::boot::{Choice, Mode};
 use crate::console::Step;
 use crate::counters;
@@ -87,7 +87,7 @@ pub fn cases() -> Vec<Case> {
         ..with(&format!("nidus_cpu=1 {append}"))
     };
     let counted = || vec![counters::come_and_go as Check];
-    vec![
+    let mut all = vec![
         boot(
             "two-l2s",
             Choice {
@@ -521,7 +521,9 @@ pub fn cases() -> Vec<Case> {
             "the machine stays stopped here",
             Stop::Stays,
         ),
-    ]
+    ];
+    all.extend(payload_forms::cases());
+    all
 }
 
 #[cfg(test)]
