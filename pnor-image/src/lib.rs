@@ -24,4 +24,9 @@ extern crate std;
 
 mod bytes;
 pub mod container;
+pub mod ecc;
+pub mod ffs;
+pub mod flash;
 pub mod lid;
+pub mod nvram;
+pub mod xz;

@@ -1,8 +1,8 @@
 //! Writing the header of a container, with or without keys.
 //!
 //! Without keys it is what a machine without secure boot takes: the payload's size and hash are there, the keys and
-//! signatures are zeroes. The surprise: no part of a header is covered by a
-//! check sum of its own; only keys and payload are hashed.
+//! signatures are zeroes. The surprise: signing comes last and changes nothing that was hashed, because signatures
+//! lie outside of the parts that they sign.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -38,18 +38,30 @@ impl Description {
     }
 }
 
-/// Makes a container whose keys and signatures are zeroes.
-pub fn unsigned(payload: &[u8], description: Description) -> Vec<u8> {
-    with_keys(payload, description, &[[0; KEY_SIZE]; 3], &[])
+/// Where the signatures of a header go, and what they sign.
+#[cfg_attr(
+    not(feature = "sign"),
+    expect(dead_code, reason = "only signing needs it")
+)]
+pub(super) struct Places {
+    pub(super) prefix: core::ops::Range<usize>,
+    pub(super) hardware_signatures: usize,
+    pub(super) software: core::ops::Range<usize>,
+    pub(super) software_signatures: usize,
 }
 
-/// Makes a container without signatures.
+/// Makes a container whose keys and signatures are zeroes.
+pub fn unsigned(payload: &[u8], description: Description) -> Vec<u8> {
+    with_keys(payload, description, &[[0; KEY_SIZE]; 3], &[]).0
+}
+
+/// Makes a container without signatures, and says where they belong.
 pub(super) fn with_keys(
     payload: &[u8],
     description: Description,
     hardware: &[Point; 3],
     software: &[Point],
-) -> Vec<u8> {
+) -> (Vec<u8>, Places) {
     let software = software.get(..3).unwrap_or(software);
     let keys = software.concat();
     let size = payload.len() as u64;
@@ -60,6 +72,7 @@ pub(super) fn with_keys(
     let prefix_end = PREFIX.saturating_add(INNER_HEADER);
     let software_keys = prefix_end.saturating_add(3 * KEY_SIZE);
     let software_at = software_keys.saturating_add(keys.len());
+    let software_end = software_at.saturating_add(INNER_HEADER);
 
     let mut header = vec![0; HEADER_SIZE];
     let written = put(&mut header, 0, &MAGIC)
@@ -71,7 +84,13 @@ pub(super) fn with_keys(
         && put(&mut header, software_at, &software_header);
     debug_assert!(written, "the parts of a header with three keys fit");
     header.extend_from_slice(payload);
-    header
+    let places = Places {
+        prefix: PREFIX..prefix_end,
+        hardware_signatures: prefix_end,
+        software: software_at..software_end,
+        software_signatures: software_end,
+    };
+    (header, places)
 }
 
 /// A prefix or software header about `content`.

@@ -8,6 +8,8 @@
 //! itself, so a header is only worth something after [`Header::parse`] has followed them.
 
 mod build;
+#[cfg(feature = "sign")]
+pub mod signing;
 
 use core::fmt;
 

@@ -19,6 +19,7 @@ fn three_keys(payload: &[u8]) -> Vec<u8> {
         &[key(1), key(2), key(3)],
         &[key(4), key(5), key(6)],
     )
+    .0
 }
 
 fn with(change: impl Fn(&mut [u8])) -> Vec<u8> {
