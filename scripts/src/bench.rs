@@ -12,10 +12,12 @@ use clap::Args;
 
 use crate::boot::{self, Choice, Mode};
 use crate::image::{self, Image};
+use crate::initramfs;
 use crate::machine::{Clock, Machine};
 use crate::milestone::{self, Verdict, Watch};
 use crate::payload::{self, Payload};
 use crate::runner::{self, Boot};
+use crate::setup::kernel::Kernel;
 use crate::setup::{self, qemu};
 use crate::table;
 use crate::tools::Tools;
@@ -59,14 +61,14 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
     if wanted("reset") || wanted("userland") {
         figures.extend(boots(tools, &image)?);
     }
-    if ["hcall", "run-vcpu", "page-fault"].into_iter().any(wanted) {
+    if CALLS.iter().any(|row| wanted(row.0)) {
         figures.extend(calls(tools, &image)?);
     }
     figures.retain(|figure| wanted(figure.name));
     if figures.is_empty() {
         bail!("no figure has such a name");
     }
-    println!("{:50} {:>12} {:>12} {:>7}", "", "Nidus", "skiboot", "ratio");
+    println!("{:50} {:>12} {:>12} {:>7}", "", "Nidus", "peer", "ratio");
     for figure in &figures {
         println!("{}", row(figure));
     }
@@ -93,7 +95,7 @@ fn json(figures: &[Figure]) -> String {
             .map_or("null".to_owned(), |peer| format!("{peer:.6}"));
         let (name, unit) = (table::string(figure.name), table::string(figure.unit));
         format!(
-            "  {{\"name\": {name}, \"unit\": {unit}, \"nidus\": {:.6}, \"skiboot\": {peer}}}",
+            "  {{\"name\": {name}, \"unit\": {unit}, \"nidus\": {:.6}, \"peer\": {peer}}}",
             figure.ours
         )
     });
@@ -136,12 +138,35 @@ fn times(tools: &Tools, name: &str, machine: Machine) -> Result<(f64, f64)> {
         ("userland", "NIDUS-L1-USERLAND"),
         ("off", "NIDUS-L1-OFF"),
     ];
-    let watch = Watch::new(milestone::in_order(&list), boot::forbidden()?);
+    let lines = booted(tools, name, &machine, &list)?;
+    let line = |pattern: &str| {
+        lines
+            .iter()
+            .find(|line| line.contains(pattern))
+            .map(String::as_str)
+    };
+    let start = line("INIT: Starting kernel at 0x")
+        .and_then(stamp)
+        .context("no time in the line of the kernel start")?;
+    let uptime = line("NIDUS-L1-USERLAND")
+        .and_then(uptime)
+        .context("no uptime in the line of userland")?;
+    Ok((start, uptime))
+}
+
+/// Boots through all milestones, and returns what was on the console.
+fn booted(
+    tools: &Tools,
+    name: &str,
+    machine: &Machine,
+    milestones: &[(&str, &str)],
+) -> Result<Vec<String>> {
+    let watch = Watch::new(milestone::in_order(milestones), boot::forbidden()?);
     let report = runner::run(
         &qemu::program(tools),
         Boot {
             name,
-            machine: &machine,
+            machine,
             watch,
             limit: LIMIT,
             echo: false,
@@ -154,20 +179,7 @@ fn times(tools: &Tools, name: &str, machine: Machine) -> Result<(f64, f64)> {
             report.log.display()
         );
     }
-    let line = |pattern: &str| {
-        report
-            .lines
-            .iter()
-            .find(|line| line.contains(pattern))
-            .map(String::as_str)
-    };
-    let start = line("INIT: Starting kernel at 0x")
-        .and_then(stamp)
-        .context("no time in the line of the kernel start")?;
-    let uptime = line("NIDUS-L1-USERLAND")
-        .and_then(uptime)
-        .context("no uptime in the line of userland")?;
-    Ok((start, uptime))
+    Ok(report.lines)
 }
 
 /// The time at the beginning of a firmware's line: `[ 0.220773 ...` or `[ 1.063080030,5] ...`.
@@ -206,40 +218,60 @@ fn calls(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
             outcome.log.display()
         );
     }
-    from_lines(&outcome.lines)
+    from_lines(&outcome.lines, &peer_calls(tools)?)
 }
 
-fn from_lines(lines: &[String]) -> Result<Vec<Figure>> {
-    let each = |name: &str| {
-        each(lines, name).with_context(|| format!("the bench program has no line for {name}"))
+/// The same from Linux with KVM as the hypervisor, on the bare machine of skiboot.
+fn peer_calls(tools: &Tools) -> Result<Vec<String>> {
+    let kernel = Kernel::named(tools, "7.2")?;
+    let program = image::build("l1-payload", "l1-payload")?;
+    let machine = Machine {
+        initrd: Some(initramfs::peer(tools, &kernel, &program)?),
+        kernel: Some(kernel.image),
+        append: "console=hvc0 quiet nidus_do=peer".to_owned(),
+        clock: Clock::Instructions,
+        ..Machine::new("powernv10")
     };
-    // A round of the program's own loop is part of the others.
-    let nothing = each("nothing")?;
-    let figure = |name, value| Figure {
-        name,
-        unit: "instructions",
-        ours: value,
-        peer: None,
+    let list = [
+        ("kernel start", "INIT: Starting kernel at 0x"),
+        ("userland", "NIDUS-L1-USERLAND"),
+        ("end of the program", "cases: "),
+        ("off", "NIDUS-L1-OFF"),
+    ];
+    booted(tools, "bench-peer", &machine, &list)
+}
+
+/// A figure of the bare program: its name here, that of its line, and that of the line to take off, which the one of
+/// the loop itself is for all that have no better.
+const CALLS: [(&str, &str, &str); 9] = [
+    ("hcall, nothing to do", "hcall-nobody", "nothing"),
+    (
+        "run-vcpu until an L2 hcall is back",
+        "run-minimal",
+        "nothing",
+    ),
+    ("run-vcpu with 32 registers", "run-32-dirty", "nothing"),
+    ("page-fault, 4K", "first-touch-4K", "second-touch-4K"),
+    ("page-fault, 64K", "first-touch-64K", "second-touch-64K"),
+    ("page-fault, 2M", "first-touch-2M", "second-touch-2M"),
+    ("page-fault that L1 resolves", "fault-to-l1", "nothing"),
+    ("invalidate one page", "invalidate-page", "nothing"),
+    ("create and delete an L2", "create-delete", "nothing"),
+];
+
+fn from_lines(ours: &[String], peer: &[String]) -> Result<Vec<Figure>> {
+    let value =
+        |lines: &[String], line: &str, less: &str| Some(each(lines, line)? - each(lines, less)?);
+    let figure = |&(name, line, less): &(&'static str, &str, &str)| {
+        Ok(Figure {
+            name,
+            unit: "instructions",
+            ours: value(ours, line, less)
+                .with_context(|| format!("the bench program has no line for {line}"))?,
+            peer: value(peer, line, less),
+        })
     };
-    Ok(vec![
-        figure("hcall, empty", each("hcall-empty")? - nothing),
-        figure(
-            "run-vcpu until an L2 hcall is back",
-            each("run-minimal")? - nothing,
-        ),
-        figure(
-            "page-fault, 4K",
-            each("first-touch-4K")? - each("second-touch-4K")?,
-        ),
-        figure(
-            "page-fault, 64K",
-            each("first-touch-64K")? - each("second-touch-64K")?,
-        ),
-        figure(
-            "page-fault, 2M",
-            each("first-touch-2M")? - each("second-touch-2M")?,
-        ),
-    ])
+    CALLS.iter().map(figure).collect()
 }
 
 /// Instructions per round.
@@ -275,26 +307,24 @@ mod tests {
 
     #[test]
     fn ticks_become_instructions_per_round_without_the_loop() {
-        let names = [
-            "nothing",
-            "hcall-empty",
-            "run-minimal",
-            "second-touch-4K",
-            "second-touch-64K",
-            "second-touch-2M",
-        ];
-        let mut lines: Vec<_> = names
-            .iter()
-            .map(|name| format!("bench {name} ticks=5120 count=1000"))
-            .collect();
-        assert!(from_lines(&lines).is_err());
-        lines.extend(
-            ["4K", "64K", "2M"]
-                .map(|size| format!("bench first-touch-{size} ticks=512000 count=1000")),
-        );
-        let figures = from_lines(&lines).expect("complete");
-        assert!((figures[0].ours - 0.0).abs() < 1e-9);
-        assert!((figures[2].ours - 990.0).abs() < 1e-9);
+        let line = |name: &str, ticks: u64| format!("bench {name} ticks={ticks} count=1000");
+        let lines = |ticks: u64| -> Vec<_> {
+            let all = CALLS.iter().map(|row| line(row.1, ticks));
+            let less = [
+                "nothing",
+                "second-touch-4K",
+                "second-touch-64K",
+                "second-touch-2M",
+            ];
+            all.chain(less.map(|name| line(name, 5120))).collect()
+        };
+        let figures = from_lines(&lines(512_000), &lines(1_029_120)).expect("complete");
+        assert!((figures[0].ours - 990.0).abs() < 1e-9);
+        assert!((figures[3].peer.expect("there") - 2000.0).abs() < 1e-9);
+        let missing = from_lines(&lines(1)[1..], &lines(1)).expect_err("no first line");
+        assert!(missing.to_string().contains("hcall-nobody"));
+        let alone = from_lines(&lines(1), &lines(1)[..8]).expect("a peer may have less");
+        assert!(alone[8].peer.is_none());
         assert!(each(&["bench a ticks=1 count=0".to_owned()], "a").is_none());
     }
 
@@ -311,6 +341,6 @@ mod tests {
             "{}",
             row(&figure)
         );
-        assert!(json(&[figure]).contains("\"skiboot\": 1.000000"));
+        assert!(json(&[figure]).contains("\"peer\": 1.000000"));
     }
 }

@@ -92,6 +92,21 @@ pub fn kexec(tools: &Tools, kernel: &Kernel, name: &str) -> Result<PathBuf> {
     store(path, &archive.finish()?, LARGEST)
 }
 
+/// Makes the image of a kernel that is the hypervisor itself, and starts `payload` as its guest.
+pub fn peer(tools: &Tools, kernel: &Kernel, payload: &Path) -> Result<PathBuf> {
+    let mut archive = base(tools)?;
+    let script = repository().join("tests/linux/peer");
+    archive.file("peer", 0o644, &read(&script)?)?;
+    add_modules(&mut archive, kernel)?;
+    add_qemu(&mut archive, &tools.path(qemu::GUEST))?;
+    archive.file("l1-payload", 0o755, &read(payload)?)?;
+    store(
+        target().join("initrd/peer.cpio"),
+        &archive.finish()?,
+        LARGEST,
+    )
+}
+
 /// Writes an image, compressed only if it would be larger than `largest`: slower for the guest, but it fits.
 fn store(path: PathBuf, bytes: &[u8], largest: usize) -> Result<PathBuf> {
     image::replace(&path, bytes)?;

@@ -115,6 +115,20 @@ pub(crate) fn tree(addr: u64) -> Option<&'static [u8]> {
     Some(unsafe { core::slice::from_raw_parts(first, size) })
 }
 
+/// The initial ramdisk as text, where a client interface in r5 at entry says that r3 and r4 are its address and size
+/// (Open Firmware's binding): such a machine has no tree for us, so this is how arguments come.
+#[must_use]
+pub(crate) fn arguments_of_ramdisk() -> Option<&'static str> {
+    let [address, size, interface] = [3, 4, 5].map(|n| read64(crate::low::ENTRY_GPR + n * 8));
+    if address == 0 || interface == 0 || size >= 0x1000 {
+        return None;
+    }
+    let first = ptr::with_exposed_provenance::<u8>(address as usize);
+    // SAFETY: the entry contract of the binding: so many bytes at this address, which nobody writes while we run.
+    let bytes = unsafe { core::slice::from_raw_parts(first, size as usize) };
+    core::str::from_utf8(bytes).ok()
+}
+
 /// Code blobs of the assembly files.
 macro_rules! blob {
     ($name:ident, $start:ident, $end:ident) => {

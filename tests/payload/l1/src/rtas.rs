@@ -144,9 +144,10 @@ pub(crate) fn call_entry(entry: u32, token: u32, args: &[u32], rets: u32) -> i64
     i64::from(result(SCRATCH, args.len(), 0).cast_signed())
 }
 
-/// Words of `bootargs`.
+/// Words of `bootargs`, or of the ramdisk where there is no tree.
 pub(crate) fn bootargs(tree: Option<&Tree<'static>>) -> &'static str {
     tree.and_then(|t| t.property(&["chosen"], "bootargs"))
         .and_then(text)
+        .or_else(mem::arguments_of_ramdisk)
         .unwrap_or("")
 }

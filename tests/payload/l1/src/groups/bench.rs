@@ -3,7 +3,7 @@
 
 use isa::pte::PageSize;
 use papr_services::table::number::{
-    H_GUEST_GET_STATE, H_GUEST_SET_STATE, H_POLL_PENDING, H_RPT_INVALIDATE,
+    H_GUEST_GET_STATE, H_GUEST_SET_STATE, H_POLL_PENDING, H_PROD, H_RPT_INVALIDATE,
 };
 
 use super::nested_args::{guest_or_fail, setup};
@@ -20,7 +20,7 @@ use crate::say;
 use crate::start::Machine;
 
 /// Times `count` rounds.
-fn time(name: &str, count: u64, mut round: impl FnMut()) {
+pub(super) fn time(name: &str, count: u64, mut round: impl FnMut()) {
     round();
     let start = probe::time_base();
     for _ in 0..count {
@@ -30,10 +30,46 @@ fn time(name: &str, count: u64, mut round: impl FnMut()) {
     say!("bench {name} ticks={ticks} count={count}");
 }
 
-pub(super) fn run(_: &Machine) {
+/// Pages of one size that L2 touches in order.
+pub(super) struct Touch {
+    pub name: &'static str,
+    pub size: PageSize,
+    pub count: u64,
+    /// L2 real address of the first.
+    pub at: u64,
+}
+
+const fn touched(name: &'static str, size: PageSize, count: u64, gigabyte: u64) -> Touch {
+    Touch {
+        name,
+        size,
+        count,
+        at: gigabyte << 30,
+    }
+}
+
+pub(super) const TOUCHES: [Touch; 3] = [
+    touched("4K", PageSize::Size4K, 0x400, 4),
+    touched("64K", PageSize::Size64K, 0x80, 8),
+    touched("2M", PageSize::Size2M, 16, 12),
+];
+
+/// L2 real address of 4K pages that L1 maps one by one, when L2 asks; and their number.
+pub(super) const UNMAPPED: (u64, u64) = (36 << 30, 64);
+
+/// What every hypervisor has: the loop itself, and a hypercall with nothing to do. KVM leaves H_POLL_PENDING to QEMU,
+/// but answers H_PROD for a processor that is not there itself.
+pub(super) fn common() {
     time("nothing", 1000, || {
         core::hint::black_box(0);
     });
+    time("hcall-nobody", 1000, || {
+        hcall(H_PROD, [0x7fff]);
+    });
+}
+
+pub(super) fn run(_: &Machine) {
+    common();
     time("hcall-empty", 1000, || {
         hcall(H_POLL_PENDING, []);
     });
@@ -111,19 +147,13 @@ fn runs(g: &Guest) {
 }
 
 fn touch(g: &mut Guest) {
-    const AT: u64 = 0x1_0000_0000;
-    let pages = [
-        ("4K", PageSize::Size4K, 0x400u64),
-        ("64K", PageSize::Size64K, 0x80),
-        ("2M", PageSize::Size2M, 16),
-    ];
-    for (n, (name, size, count)) in (0u64..).zip(pages) {
-        let at = AT + (n << 32);
-        g.tree.map_range(at, PAGES, count * size.bytes(), size, ALL);
+    for row in &TOUCHES {
+        g.tree
+            .map_range(row.at, PAGES, row.count * row.size.bytes(), row.size, ALL);
         let all = [
-            (id::GPR0 + 5, at),
-            (id::GPR0 + 6, count),
-            (id::GPR0 + 7, size.bytes()),
+            (id::GPR0 + 5, row.at),
+            (id::GPR0 + 6, row.count),
+            (id::GPR0 + 7, row.size.bytes()),
         ];
         for (what, flush) in [("first-touch", true), ("second-touch", false)] {
             if flush {
@@ -134,13 +164,21 @@ fn touch(g: &mut Guest) {
             let start = probe::time_base();
             let exit = g.start(program::TOUCH, &all);
             let ticks = probe::time_base().wrapping_sub(start);
-            case(format_args!("bench/{what}-{name}"), exit, 0xc00);
-            say!("bench {what}-{name} ticks={ticks} count={count}");
+            case(format_args!("bench/{what}-{}", row.name), exit, 0xc00);
+            say!(
+                "bench {what}-{} ticks={ticks} count={}",
+                row.name,
+                row.count
+            );
         }
     }
+    let [first, ..] = &TOUCHES;
+    let (at, size) = (first.at, first.size);
+    time("invalidate-page", 64, || {
+        invalidate(g, TLB, size.rpt_bit(), at, at + size.bytes());
+    });
     // A page that L1 does not map: exit, map, run again.
-    let at = AT + (8 << 32);
-    let count = 64u64;
+    let (at, count) = UNMAPPED;
     let start = probe::time_base();
     for n in 0..count {
         let exit = g.start(program::LOAD, &[(id::GPR0 + 5, at + n * 0x1000)]);

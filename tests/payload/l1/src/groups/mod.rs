@@ -1,6 +1,7 @@
 //! The groups of cases, one file each, in the order they run.
 
 mod bench;
+mod bench_v1;
 mod fuzz;
 mod hcalls;
 mod hcalls_processor;
@@ -71,6 +72,11 @@ const GROUPS: &[Group] = &[
         name: "bench",
         by_default: false,
         run: bench::run,
+    },
+    Group {
+        name: "bench-v1",
+        by_default: false,
+        run: bench_v1::run,
     },
 ];
 
