@@ -155,6 +155,15 @@ impl GuestRam {
         extent.memory.get(index).ok_or(err)
     }
 
+    /// `count` doublewords from `gra`, which must be a multiple of 8: part of a table. `None` when they are not all in
+    /// one extent.
+    #[must_use]
+    pub fn words(&self, gra: Gra, count: usize) -> Option<&'static [AtomicU64]> {
+        let (extent, offset) = self.find(gra).filter(|_| gra.is_aligned(8))?;
+        let start = usize::try_from(offset >> 3).ok()?;
+        extent.memory.get(start..start.checked_add(count)?)
+    }
+
     /// Reads a big-endian doubleword, atomically; `gra` must be a multiple of 8.
     ///
     /// # Errors

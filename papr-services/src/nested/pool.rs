@@ -247,6 +247,14 @@ impl TablePool {
         self.memory.get(index).filter(|_| offset & 7 == 0)
     }
 
+    /// `count` entries from `at`, a multiple of 8, on.
+    pub(super) fn neighbours(&self, at: Ra, count: usize) -> Option<&'static [AtomicU64]> {
+        let offset = at.0.checked_sub(self.base.0)?;
+        let start = usize::try_from(offset >> 3).ok()?;
+        let end = start.checked_add(count)?;
+        self.memory.get(start..end).filter(|_| offset & 7 == 0)
+    }
+
     fn words(&self, table: &Table) -> &'static [AtomicU64] {
         let range = table.ra.0.checked_sub(self.base.0).and_then(|offset| {
             let start = usize::try_from(offset >> 3).ok()?;

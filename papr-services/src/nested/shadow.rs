@@ -1,8 +1,9 @@
 //! The shadow tables of one nested guest: what the hardware walks while it runs.
 //!
 //! A nested guest's real addresses mean something only in its partition's tree, which lies in the partition's memory
-//! and changes at any time. The shadow tree holds compositions of that tree with the partition's extents, one leaf
-//! per address that faulted: [`Shadow::fault`] walks, composes and installs; [`Shadow::invalidate`] removes.
+//! and changes at any time. The shadow tree holds compositions of that tree with the partition's extents, a leaf for
+//! each address that faulted and for its neighbours (`around`): [`Shadow::fault`] walks, composes and installs;
+//! [`Shadow::invalidate`] removes.
 //!
 //! Laws, which the tests check:
 //! * A leaf gives no right that the partition's leaf did not give when it was installed, leads into the partition's
@@ -25,10 +26,11 @@
 //!
 //! # Where more comes
 //! * Pre-population (4.8 item 2) is `fault` with a remembered address, called before the guest is entered.
-//! * Fault-around and promotion to larger leaves (4.8 items 3 and 4) go behind `install` in `fault`, where the lock
-//!   is held and the partition's leaf and its place are known.
+//! * Promotion to larger leaves (4.8 item 4) goes behind `install` in `fault`, where the lock is held and the
+//!   partition's leaf and its place are known.
 //! * Harvest of cleared R bits (4.8 item 10) is a sweep of both trees at once, with a `Removal`.
 
+mod around;
 mod composition;
 mod page_fault;
 mod removal;
@@ -232,7 +234,13 @@ impl Shadow {
                 return reflect(fault, missing);
             }
             if leaf.pte().contains(referenced) {
-                return self.install(&mut state, fault, &page, host);
+                let (outcome, placed) = self.install(&mut state, fault, &page, host);
+                if let Some((at, size)) = placed
+                    && size == leaf.size
+                {
+                    self.around(ram, &leaf, at);
+                }
+                return outcome;
             }
             // As hardware would: the whole doubleword, or not at all. The entry was read as the partition's memory
             // in this walk, and its page is, too. Then everything is looked at again.
@@ -242,14 +250,14 @@ impl Shadow {
         Outcome::Retry
     }
 
-    /// Puts a leaf in.
+    /// Puts a leaf in, and tells where and of which size when it is there.
     fn install<H: Host>(
         &self,
         state: &mut State,
         fault: &PageFault,
         page: &Composition,
         host: &H,
-    ) -> Outcome {
+    ) -> (Outcome, Option<(Ra, PageSize)>) {
         for reclaim in [
             Reclaim::SomeTables,
             Reclaim::SomeTables,
@@ -259,8 +267,8 @@ impl Shadow {
             match radix::place(self, self.tree(), fault.nra, page.size) {
                 Ok(Place::Slot { at, entry, size }) => {
                     return match self.put(at, entry, fault.nra, page.leaf(size), size, host) {
-                        Ok(()) => Outcome::Resolved,
-                        Err(Changed) => Outcome::Retry,
+                        Ok(()) => (Outcome::Resolved, Some((at, size))),
+                        Err(Changed) => (Outcome::Retry, None),
                     };
                 }
                 Ok(Place::Blocked { at, entry }) => {
@@ -271,11 +279,11 @@ impl Shadow {
                 Err(NoPlace::OutOfTables) => self.reclaim(state, reclaim, host),
                 Err(NoPlace::BadTree) => {
                     log::error!("shadow tables of LPID {} are damaged", self.lpid);
-                    return reflect(fault, cause::UNSUPPORTED_MMU);
+                    return (reflect(fault, cause::UNSUPPORTED_MMU), None);
                 }
             }
         }
-        Outcome::Retry
+        (Outcome::Retry, None)
     }
 
     /// Changes the entry at `at` to `new`, by way of an empty entry and a flush when that takes anything away.
@@ -300,16 +308,21 @@ impl Shadow {
         }
         self.compare_exchange(at, old, new)?;
         if old == 0 {
-            let [size_4k, size_64k, size_2m, size_1g] = &self.installed;
-            let counter = match size {
-                PageSize::Size4K => size_4k,
-                PageSize::Size64K => size_64k,
-                PageSize::Size2M => size_2m,
-                PageSize::Size1G => size_1g,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
+            self.count(size);
         }
         Ok(())
+    }
+
+    /// Counts a leaf that was put into an empty entry.
+    fn count(&self, size: PageSize) {
+        let [size_4k, size_64k, size_2m, size_1g] = &self.installed;
+        let counter = match size {
+            PageSize::Size4K => size_4k,
+            PageSize::Size64K => size_64k,
+            PageSize::Size2M => size_2m,
+            PageSize::Size1G => size_1g,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Removes the leaf that maps `nra`, unless it is no more than `allowed`.
