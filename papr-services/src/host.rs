@@ -119,10 +119,18 @@ pub trait Host {
     /// A random number from the machine's generator, if it has one.
     fn random(&self) -> Option<u64>;
 
-    /// Makes a thread that is idle in, or runs, vCPU `vcpu` of the partition look at what is owed to it: an external
-    /// interrupt, a prod, a system reset, a start.
+    /// The vCPU of the partition on whose thread this runs.
+    fn vcpu(&self) -> u32;
+
+    /// Makes a thread that is idle in, or runs, vCPU `vcpu` of the partition or a nested guest in its place, look at
+    /// what is owed to it: an external interrupt, a prod, a system reset, a start, the end of the nested guest.
     fn kick(&self, vcpu: u32);
 
-    /// Whether an interrupt to this partition is waiting for service while one of its nested guests runs.
+    /// Waits until `done` holds, at most for as long as a call may take; answers whether it does. What is waited for
+    /// is another thread's doing, so the caller holds no lock.
+    fn wait_until(&self, done: impl Fn() -> bool) -> bool;
+
+    /// Whether this thread's vCPU of the partition is wanted while a nested guest runs in its place: an interrupt or a
+    /// system reset waits for it.
     fn interrupt_pending(&self) -> bool;
 }

@@ -435,6 +435,14 @@ impl Partition {
         self.interrupts.pending(id)
     }
 
+    /// Whether vCPU `id` is wanted while a nested guest runs in its place: an external interrupt or a system reset is
+    /// owed to it. A prod is not: it is for a vCPU that waits.
+    #[must_use]
+    pub fn is_wanted_back(&self, id: u32) -> bool {
+        let reset = |vcpu: &Vcpu| vcpu.system_reset.load(Ordering::Acquire);
+        self.interrupt_pending(id) || self.vcpu(id.into()).is_some_and(reset)
+    }
+
     /// Tells the partition that its terminal has input: called once or more per arrival, as it is seen.
     pub fn console_input_arrived<H: Host>(&self, host: &H) {
         if self.term.notify() {

@@ -4,10 +4,11 @@
 //! character came; [`Services::next_poll`] bounds how long a guest runs or sleeps before somebody looks.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use isa::addr::Ra;
-use isa::timebase::Ticks;
+use isa::timebase::{Deadline, Ticks};
+use log::warn;
 use papr_services::host::{DateTime, DeviceError, Flush, Host};
 use papr_services::partition::Partition;
 use spin::mutex::SpinMutex;
@@ -21,9 +22,22 @@ use crate::threads;
 /// How long input may wait.
 const POLL_INTERVAL: Ticks = Ticks::from_ms(10);
 
-/// How long a guest may stay on a thread that has nothing to look after: a nested guest that is being deleted, or whose
-/// partition wants something of it, ends its run by then at the latest.
+/// How long a guest may stay on a thread that has nothing to look after. A kick ends its turn at once; this is for a
+/// kick that was lost, or that came where [`kicks_wait_for_ee`].
 const LONGEST_TURN: Ticks = Ticks::from_ms(100);
+/// The same where [`kicks_wait_for_ee`].
+const LONGEST_TURN_WITHOUT_KICKS: Ticks = Ticks::from_ms(10);
+/// How long the console may take for what the partition wrote before it ended: the whole queue at 115200 bits per second.
+const LAST_WORDS: Ticks = Ticks::from_ms(400);
+/// How long a call of the partition waits for other threads: a kicked thread needs some microseconds to leave its guest.
+const PATIENCE: Ticks = Ticks::from_us(500);
+
+/// A hypervisor doorbell that comes while a guest (HV=0) has MSR[EE]=0 interrupts at once by the architecture; on QEMU
+/// it waits for EE as at HV=1 (`p9_next_unmasked_interrupt` in target/ppc/excp_helper.c).
+fn kicks_wait_for_ee(is_qemu: bool) -> bool {
+    is_qemu
+}
+
 /// How long output may wait for a UART that was full: 16 characters at 115200 bits per second.
 const DRAIN_INTERVAL: Ticks = Ticks::from_us(1400);
 
@@ -46,6 +60,23 @@ pub(super) struct Shared {
     /// Whether the machine is an emulated one, with its gaps.
     pub(super) is_qemu: bool,
     pub(super) terminal: SpinMutex<Terminal>,
+    /// The partition ends: threads leave their guests for good.
+    pub(super) stopping: AtomicBool,
+    /// How many have.
+    pub(super) home: AtomicUsize,
+}
+
+impl Shared {
+    /// Whether this thread is to [`Self::come_home`]. It was kicked, too.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The end for a thread when the partition ends.
+    pub(super) fn come_home(&self) -> ! {
+        self.home.fetch_add(1, Ordering::Release);
+        crate::stop::park_for_ever()
+    }
 }
 
 /// Hardware services for a partition, on the thread that runs one of its vCPUs.
@@ -84,8 +115,13 @@ impl Services {
             return;
         }
         if self.vcpu_id != 0 {
+            let turn = if kicks_wait_for_ee(self.shared.is_qemu) {
+                LONGEST_TURN_WITHOUT_KICKS
+            } else {
+                LONGEST_TURN
+            };
             self.next_poll
-                .store(now.wrapping_add(LONGEST_TURN.0), Ordering::Relaxed);
+                .store(now.wrapping_add(turn.0), Ordering::Relaxed);
             return;
         }
         let (has_input, drained) = {
@@ -145,8 +181,16 @@ impl Host for Services {
         random::next()
     }
 
-    /// A hypervisor doorbell: it ends the thread's `stop`, or its guest's turn (on QEMU when the guest has external
-    /// interrupts enabled, before which it could take none).
+    fn vcpu(&self) -> u32 {
+        self.vcpu_id
+    }
+
+    fn wait_until(&self, done: impl Fn() -> bool) -> bool {
+        wait_until(PATIENCE, done)
+    }
+
+    /// A hypervisor doorbell: it ends the thread's `stop` or its guest's turn, whatever the guest's MSR[EE]; see
+    /// [`kicks_wait_for_ee`].
     fn kick(&self, vcpu: u32) {
         let thread = usize::try_from(vcpu)
             .ok()
@@ -157,7 +201,42 @@ impl Host for Services {
     }
 
     fn interrupt_pending(&self) -> bool {
-        self.shared.partition.interrupt_pending(self.vcpu_id)
+        self.shared.partition.is_wanted_back(self.vcpu_id)
+    }
+}
+
+/// Waits until `done`, at most `patience`; answers whether it is.
+fn wait_until(patience: Ticks, done: impl Fn() -> bool) -> bool {
+    Deadline::after(patience)
+        .wait_for(|| done().then_some(()))
+        .is_some()
+}
+
+impl Services {
+    /// Ends the partition's life on all threads: no vCPU and no nested guest runs when this returns, and the other
+    /// threads never leave the firmware again. Nor does the caller if another thread was first.
+    pub(super) fn gather(&self) {
+        let shared = self.shared;
+        if shared.stopping.swap(true, Ordering::SeqCst) {
+            shared.come_home();
+        }
+        let others = (0..)
+            .take(shared.threads.len())
+            .filter(|id| *id != self.vcpu_id);
+        others.clone().for_each(|vcpu| self.kick(vcpu));
+        let (all, home) = (others.count(), || shared.home.load(Ordering::Acquire));
+        if !wait_until(Ticks(2 * LONGEST_TURN.0), || home() == all) {
+            warn!(
+                "{} threads do not leave their guests",
+                all.saturating_sub(home())
+            );
+        }
+        // What the partition said last is in the queue.
+        wait_until(LAST_WORDS, || {
+            let mut terminal = shared.terminal.lock();
+            terminal.pump(shared.machine);
+            terminal.is_drained()
+        });
     }
 }
 

@@ -11,7 +11,6 @@ use isa::context::{GuestContext, NO_THREAD};
 use isa::msr::Msr;
 use isa::spr::{self, mfspr, mtspr};
 use log::error;
-use papr_services::host::Host as _;
 use papr_services::nested::Env;
 use papr_services::nested::run::{Exit, Running, Verdict};
 use papr_services::partition::{Partition, Stop, Vcpu};
@@ -39,6 +38,8 @@ struct NestedTurn {
 pub(super) enum End {
     /// The vCPU stopped itself; it can be started again.
     Stopped,
+    /// Another vCPU ended the partition.
+    Stopping,
     /// The partition ends.
     Partition(Stop),
 }
@@ -94,6 +95,9 @@ impl<'m> RunLoop<'m> {
             .prepare_entry(&mut self.vcpu, self.vcpu_id, self.host);
         self.make_partition_resident();
         loop {
+            if self.host.shared.is_stopping() {
+                return End::Stopping;
+            }
             let end = match self.resident {
                 Resident::Partition => self.run_partition(),
                 Resident::Nested(_) => self.run_nested(),
@@ -166,8 +170,8 @@ impl<'m> RunLoop<'m> {
         let wanted = running.wants_external_window();
         let deadline = running.deadline();
         self.window.set(&mut running.vcpu.context, wanted);
-        // Behind the window, which may have dropped the kick that came with it.
-        if self.host.interrupt_pending() {
+        // Behind the window, which may have dropped a kick.
+        if running.is_wanted_back(self.host) {
             self.leave_nested(Exit::Interrupted);
             return None;
         }
@@ -295,6 +299,7 @@ impl<'m> RunLoop<'m> {
                 .vcpu(self.vcpu_id.into())
                 .is_some_and(Vcpu::is_wanted);
             if wanted
+                || self.host.shared.is_stopping()
                 || self.partition.interrupt_pending(self.vcpu_id)
                 || expiry.wrapping_sub(now).cast_signed() < 0
             {

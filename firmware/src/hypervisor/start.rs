@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::num::NonZeroU16;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use isa::addr::Gra;
 use isa::barrier::{isync, ptesync};
@@ -112,6 +112,9 @@ fn run_vcpu(
     let services = Services::new(shared, id);
     let mut next = first;
     loop {
+        if shared.is_stopping() {
+            shared.come_home();
+        }
         let Some(vcpu) = next.take().or_else(|| shared.partition.take_start(id)) else {
             if shared
                 .partition
@@ -129,9 +132,15 @@ fn run_vcpu(
             continue;
         };
         match RunLoop::new(thread, &services, vcpu).run() {
-            End::Stopped => {}
-            End::Partition(Stop::PowerOff) => stop::power(shared.machine, PowerAction::Off),
-            End::Partition(Stop::Reboot) => stop::power(shared.machine, PowerAction::Reset),
+            End::Stopped | End::Stopping => {}
+            End::Partition(stop) => {
+                services.gather();
+                let action = match stop {
+                    Stop::PowerOff => PowerAction::Off,
+                    Stop::Reboot => PowerAction::Reset,
+                };
+                stop::power(shared.machine, action)
+            }
         }
     }
 }
@@ -195,6 +204,8 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         threads,
         is_qemu,
         terminal: SpinMutex::default(),
+        stopping: AtomicBool::new(false),
+        home: AtomicUsize::new(0),
     };
     Ok((Box::leak(Box::new(shared)), handover.blocks, vcpu))
 }

@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use spin::Mutex;
 
@@ -26,6 +26,8 @@ pub(crate) struct Machine {
     pub(crate) clock: Mutex<Option<DateTime>>,
     /// Random numbers to come.
     pub(crate) random: Mutex<VecDeque<u64>>,
+    /// What [`Host::vcpu`] answers.
+    pub(crate) vcpu: AtomicU32,
     /// vCPUs that were kicked, in order.
     pub(crate) kicks: Mutex<Vec<u32>>,
     /// What [`Host::interrupt_pending`] answers.
@@ -52,6 +54,7 @@ impl Machine {
                 second: 58,
             })),
             random: Mutex::default(),
+            vcpu: AtomicU32::new(0),
             kicks: Mutex::default(),
             interrupt: AtomicBool::new(false),
         }
@@ -112,6 +115,14 @@ impl Host for Machine {
 
     fn random(&self) -> Option<u64> {
         self.random.lock().pop_front()
+    }
+
+    fn vcpu(&self) -> u32 {
+        self.vcpu.load(Ordering::Relaxed)
+    }
+
+    fn wait_until(&self, done: impl Fn() -> bool) -> bool {
+        done()
     }
 
     fn kick(&self, vcpu: u32) {

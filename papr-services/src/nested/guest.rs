@@ -10,7 +10,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use isa::addr::{Gra, Nra};
 use isa::pte::{ROOT_BYTES, pate_process_table, pate_root};
@@ -135,6 +135,19 @@ impl Guest {
 
     fn is_running(&self) -> bool {
         self.running.load(Ordering::SeqCst) != 0
+    }
+
+    /// Lets no run begin any more, and kicks the threads that have one: it ends at their next exit, which is now.
+    fn stop_runs<H: Host>(&self, host: &H) {
+        self.dying.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if !self.is_running() {
+            return;
+        }
+        // A run that is not seen here yet sees `dying` before it enters the guest.
+        for runner in self.vcpus.lock().values().filter_map(|slot| slot.runner()) {
+            host.kick(runner);
+        }
     }
 
     /// Reads a guest-wide element.
@@ -377,17 +390,24 @@ impl Registry {
         Ok(id)
     }
 
-    /// Deletes a guest. While one of its vCPUs is in a run it is only marked, which ends the run at its next exit,
-    /// at the latest when the hypervisor decrementer of its thread runs out. The caller asks again until then.
+    /// Deletes a guest. Its vCPUs that are in a run are stopped first, by a kick of their threads. Where a kick takes
+    /// longer than this call may, their runs end later, at the latest when the hypervisor decrementer of the thread
+    /// runs out, and the caller asks again.
     ///
     /// # Errors
-    /// H_P2 when there is none of that id, H_BUSY while a vCPU runs.
+    /// H_P2 when there is none of that id, H_BUSY while a vCPU still runs.
     pub(super) fn delete<H: Host>(&self, env: &Env<'_, H>, id: u64) -> Result<(), HCode> {
         let guest = self.find(id).ok_or(HCode::H_P2)?;
-        guest.dying.store(true, Ordering::SeqCst);
-        if guest.is_running() {
-            return Err(HCode::H_BUSY);
+        guest.stop_runs(env.host);
+        if env.host.wait_until(|| !guest.is_running()) {
+            self.remove(env, id)
+        } else {
+            Err(HCode::H_BUSY)
         }
+    }
+
+    /// Takes a guest that has no run out of the registry and out of the hardware.
+    fn remove<H: Host>(&self, env: &Env<'_, H>, id: u64) -> Result<(), HCode> {
         let (place, generation) = Self::place(id).ok_or(HCode::H_P2)?;
         let taken = self
             .entries
@@ -407,18 +427,21 @@ impl Registry {
     /// # Errors
     /// H_BUSY when some still run; the others are gone.
     pub(super) fn delete_all<H: Host>(&self, env: &Env<'_, H>) -> Result<(), HCode> {
-        let mut busy = false;
-        for place in 0.. {
-            // One at a time, so that the lock is not held while hardware is told.
-            let guest = match self.entries.lock().get(place) {
-                Some(entry) => entry.guest.clone(),
-                None => break,
-            };
-            if let Some(guest) = guest {
-                busy |= self.delete(env, guest.id().into()) == Err(HCode::H_BUSY);
-            }
+        // Kept by themselves, so that the lock is not held while hardware is told and threads are waited for.
+        let guests: Vec<_> = {
+            let entries = self.entries.lock();
+            entries.iter().filter_map(|e| e.guest.clone()).collect()
+        };
+        for guest in &guests {
+            guest.stop_runs(env.host);
         }
-        if busy { Err(HCode::H_BUSY) } else { Ok(()) }
+        let all = env
+            .host
+            .wait_until(|| !guests.iter().any(|guest| guest.is_running()));
+        for guest in guests.iter().filter(|guest| !guest.is_running()) {
+            self.remove(env, guest.id().into())?;
+        }
+        if all { Ok(()) } else { Err(HCode::H_BUSY) }
     }
 }
 

@@ -120,6 +120,13 @@ impl Running {
         self.deadline
     }
 
+    /// Whether the run is to end with [`Exit::Interrupted`]: the partition's vCPU is wanted, or the guest is being
+    /// deleted. Ask before each entry, after everything that can take a kick back: a kick says no more than "look".
+    #[must_use]
+    pub fn is_wanted_back<H: Host>(&self, host: &H) -> bool {
+        self.guest.is_dying() || host.interrupt_pending()
+    }
+
     /// Whether the guest must leave as soon as it enables external interrupts: one is waiting for it. On silicon the
     /// firmware sets LPCR[MER] then; QEMU has no mediated interrupts and needs a substitute. Ask before each entry.
     #[must_use]
@@ -187,7 +194,7 @@ impl Nested {
         if !guest.begin_run() {
             return Err(HCode::H_P2.into());
         }
-        let Some(vcpu) = slot.take() else {
+        let Some(vcpu) = slot.take(env.host.vcpu()) else {
             guest.end_run();
             return Err(HCode::H_IN_USE.into());
         };
@@ -325,7 +332,7 @@ impl Running {
             // The cause was for us: neither the guest nor the partition sees it.
             let context = &mut self.vcpu.context;
             context.msr = context.machine_state().bits();
-            if self.guest.is_dying() || env.host.interrupt_pending() {
+            if self.is_wanted_back(env.host) {
                 return Verdict::Leave(Exit::Interrupted);
             }
             self.deliver_external();

@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use isa::addr::Gra;
 use isa::context::GuestContext;
@@ -89,26 +90,46 @@ impl Vcpu {
     }
 }
 
-/// Where an idle vCPU lies.
-pub(super) struct Slot(Mutex<Option<Box<Vcpu>>>);
+/// Where an idle vCPU lies, and who runs it meanwhile.
+pub(super) struct Slot {
+    idle: Mutex<Option<Box<Vcpu>>>,
+    /// The vCPU of the partition that runs it, or [`NOBODY`].
+    runner: AtomicU32,
+}
+
+/// No vCPU of a partition has this number.
+const NOBODY: u32 = u32::MAX;
 
 impl Slot {
     pub(super) fn new(vcpu: Box<Vcpu>) -> Self {
-        Self(Mutex::new(Some(vcpu)))
+        Self {
+            idle: Mutex::new(Some(vcpu)),
+            runner: AtomicU32::new(NOBODY),
+        }
     }
 
-    /// Takes the vCPU to run it; `None` when it already runs.
-    pub(super) fn take(&self) -> Option<Box<Vcpu>> {
-        self.0.lock().take()
+    /// Takes the vCPU for `runner` to run it; `None` when it already runs. Who then looks whether the guest is to stop
+    /// looks after whoever stops it can see the runner: there is a full barrier here.
+    pub(super) fn take(&self, runner: u32) -> Option<Box<Vcpu>> {
+        let vcpu = self.idle.lock().take()?;
+        self.runner.store(runner, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Some(vcpu)
     }
 
     /// Brings it back.
     pub(super) fn put(&self, vcpu: Box<Vcpu>) {
-        *self.0.lock() = Some(vcpu);
+        self.runner.store(NOBODY, Ordering::Relaxed);
+        *self.idle.lock() = Some(vcpu);
+    }
+
+    /// Who runs it.
+    pub(super) fn runner(&self) -> Option<u32> {
+        Some(self.runner.load(Ordering::SeqCst)).filter(|runner| *runner != NOBODY)
     }
 
     /// Works on the vCPU while it is idle; `None` when it runs.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Vcpu) -> T) -> Option<T> {
-        self.0.lock().as_deref_mut().map(work)
+        self.idle.lock().as_deref_mut().map(work)
     }
 }

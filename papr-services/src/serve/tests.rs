@@ -409,9 +409,15 @@ fn system_reset_comes_after_the_answer() {
     assert_eq!((world.vcpu.srr0, world.vcpu.gpr[3]), (0x1_0004, 0));
     assert_eq!(world.call(number::H_SIGNAL_SYS_RESET, &[ONES - 1]), 0);
     assert!(!delivered(&mut world), "all others");
+    assert!(!world.partition.is_wanted_back(0));
     assert_eq!(world.call(number::H_SIGNAL_SYS_RESET, &[0]), 0);
+    assert!(
+        world.partition.is_wanted_back(0),
+        "a nested guest does not keep the vCPU"
+    );
     assert!(delivered(&mut world));
     assert!(!delivered(&mut world), "only once");
+    assert!(!world.partition.is_wanted_back(0));
     assert_eq!(
         world.call(number::H_SIGNAL_SYS_RESET, &[1]),
         H_PARAMETER.code()

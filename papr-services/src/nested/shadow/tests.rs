@@ -100,6 +100,12 @@ impl Host for Tlb {
     fn interrupt_pending(&self) -> bool {
         false
     }
+    fn vcpu(&self) -> u32 {
+        0
+    }
+    fn wait_until(&self, done: impl Fn() -> bool) -> bool {
+        done()
+    }
     fn kick(&self, _: u32) {}
 }
 

@@ -31,6 +31,9 @@ pub(super) struct Machine {
     pub(super) pending: Cell<bool>,
     pub(super) flushes: RefCell<Vec<Flush>>,
     pub(super) entries: RefCell<BTreeMap<u32, [u64; 2]>>,
+    /// The vCPU of the partition that calls.
+    pub(super) vcpu: Cell<u32>,
+    pub(super) kicks: RefCell<Vec<u32>>,
 }
 
 impl Host for Machine {
@@ -70,7 +73,17 @@ impl Host for Machine {
         self.pending.get()
     }
 
-    fn kick(&self, _vcpu: u32) {}
+    fn vcpu(&self) -> u32 {
+        self.vcpu.get()
+    }
+
+    fn wait_until(&self, done: impl Fn() -> bool) -> bool {
+        done()
+    }
+
+    fn kick(&self, vcpu: u32) {
+        self.kicks.borrow_mut().push(vcpu);
+    }
 }
 
 /// Bytes of the partition's memory.

@@ -265,6 +265,26 @@ fn a_vcpu_in_a_run_is_in_use() {
 }
 
 #[test]
+fn deleting_a_guest_kicks_the_threads_that_run_it_and_no_other() {
+    let world = World::new();
+    let kicks = || core::mem::take(&mut *world.machine.kicks.borrow_mut());
+    let guest = world.ready();
+    assert_eq!(code(&world.nested.create_vcpu(0, guest, 2047)), 0);
+    world.machine.vcpu.set(3);
+    let running = world.enter(guest, &[never()]);
+    assert!(!running.is_wanted_back(&world.machine));
+    world.machine.vcpu.set(0);
+    let busy = HCode::H_BUSY.code();
+    assert_eq!(code(&world.nested.delete(&world.env(), 0, guest)), busy);
+    assert_eq!(kicks(), [3], "the idle vCPU has no thread");
+    assert_eq!(code(&world.nested.delete(&world.env(), 1 << 63, 0)), busy);
+    assert_eq!(kicks(), [3], "as often as it is asked for");
+    world.leave(running, Exit::Interrupted);
+    assert_eq!(code(&world.nested.delete(&world.env(), 0, guest)), 0);
+    assert_eq!(kicks(), []);
+}
+
+#[test]
 fn deleting_a_running_guest_ends_it_first() {
     let world = World::new();
     let start = world.counters();
@@ -287,6 +307,7 @@ fn deleting_a_running_guest_ends_it_first() {
         Some((HCode::H_P2.code(), vec![])),
         "no new run"
     );
+    assert!(running.is_wanted_back(&world.machine));
     for trap in [0x500, 0x980, 0xe80, 0xea0] {
         assert_eq!(
             world.verdict(&mut running, trap),

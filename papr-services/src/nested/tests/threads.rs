@@ -46,6 +46,15 @@ impl Host for Clock {
     fn random(&self) -> Option<u64> {
         None
     }
+    fn vcpu(&self) -> u32 {
+        0
+    }
+    fn wait_until(&self, done: impl Fn() -> bool) -> bool {
+        (0..1000).any(|_| {
+            thread::yield_now();
+            done()
+        })
+    }
     fn kick(&self, _vcpu: u32) {}
     fn interrupt_pending(&self) -> bool {
         false
