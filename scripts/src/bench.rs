@@ -202,6 +202,7 @@ fn uptime(line: &str) -> Option<f64> {
 /// What the bare L1 program measures: lines `bench NAME ticks=T count=N`.
 fn calls(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
     let payload = Payload {
+        smp: "1",
         name: "bench",
         package: "l1-payload",
         machine: "powernv10",

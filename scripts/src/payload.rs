@@ -24,6 +24,8 @@ pub struct Payload {
     pub package: &'static str,
     /// The `-M` argument.
     pub machine: &'static str,
+    /// The `-smp` argument.
+    pub smp: &'static str,
     /// The program's command line.
     pub append: &'static str,
 }
@@ -33,12 +35,13 @@ const fn l1(name: &'static str, machine: &'static str, append: &'static str) -> 
         name,
         package: "l1-payload",
         machine,
+        smp: "1",
         append,
     }
 }
 
-/// All boots: everything on each machine, and what depends on the level at the lower ones.
-pub const PAYLOADS: [Payload; 4] = [
+/// All boots: everything on each machine, what depends on the level at the lower ones, and what needs threads.
+pub const PAYLOADS: [Payload; 5] = [
     l1("l1-powernv10", "powernv10", "nidus.mode=papr"),
     l1("l1-powernv11", "powernv11", "nidus.mode=papr"),
     l1(
@@ -51,6 +54,10 @@ pub const PAYLOADS: [Payload; 4] = [
         "powernv11",
         "nidus.mode=papr nidus.compat=power9 group=isolation,nested-run,levels",
     ),
+    Payload {
+        smp: "4",
+        ..l1("l1-race", "powernv10", "nidus.mode=papr group=race")
+    },
 ];
 
 /// They take seconds; a machine that others use as well may be slow.
@@ -80,6 +87,7 @@ pub fn machine(image: &Image, payload: &Payload) -> Result<Machine> {
     Ok(Machine {
         bios: Some(image.lid.clone()),
         kernel: Some(kernel),
+        smp: payload.smp.to_owned(),
         memory: "4G".to_owned(),
         append: payload.append.to_owned(),
         ..Machine::new(payload.machine)

@@ -52,6 +52,8 @@ pub(crate) mod program {
     pub(crate) const PREFIXED_LOAD: u64 = 0x22c0;
     pub(crate) const PREFIXED_STORE: u64 = 0x22e0;
     pub(crate) const DUMP_LOAD: u64 = 0x2300;
+    pub(crate) const COUNT: u64 = 0x2a00;
+    pub(crate) const FLOOD: u64 = 0x2a20;
 }
 
 /// MSR that L2 starts with: real mode, little-endian, all register files on.

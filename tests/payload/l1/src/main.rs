@@ -1,7 +1,7 @@
 //! A bare partition (L1) that calls every hypercall, and runs a tiny nested guest (L2) through every exit.
 //!
 //! One line per case, `cases: N passed, M failed` at the end, then power-off. `group=NAME[,NAME...]` in bootargs
-//! chooses groups; without it all but `bench` run. The surprising fact: it trusts nothing below it, so it brings its
+//! chooses groups; without it all but `race` and `bench` run. The surprising fact: it trusts nothing below it, so it brings its
 //! own vectors, which save everything at absolute addresses in the first 32 KiB of its memory.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
@@ -43,6 +43,8 @@ mod report;
 mod rtas;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+mod threads;
 
 /// On a host there is nothing to run: the program is for the bare target.
 #[cfg(not(target_os = "none"))]

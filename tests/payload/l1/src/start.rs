@@ -48,6 +48,8 @@ pub(crate) struct Machine {
     pub console_source: Option<u32>,
     /// `seed=` of the arguments, for random cases.
     pub seed: u64,
+    /// `rounds=` of the arguments, for races; 0 without it.
+    pub rounds: u64,
     /// `cpu-version` of the first processor in the tree; 0 without one.
     pub cpu_version: u32,
 }
@@ -62,11 +64,15 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
     say!("payload: L1 program of the tests, H_SET_MODE little-endian: {little}");
     let tree = mem::tree(tree_address).and_then(Tree::new);
     let args = rtas::bootargs(tree.as_ref());
+    let number = |prefix| {
+        let mut words = args.split_whitespace();
+        words
+            .find_map(|word| word.strip_prefix(prefix)?.parse().ok())
+            .unwrap_or(0)
+    };
     let machine = Machine {
-        seed: args
-            .split_whitespace()
-            .find_map(|w| w.strip_prefix("seed=")?.parse().ok())
-            .unwrap_or(0),
+        seed: number("seed="),
+        rounds: number("rounds="),
         rtas: Rtas::new(tree.as_ref()),
         memory: memory(tree.as_ref()),
         console_source: tree.and_then(|t| t.number(&["vdevice", "vty"], "interrupts")),

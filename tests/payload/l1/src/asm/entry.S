@@ -116,3 +116,30 @@ _start:
     ld 3, (0x3200 + 8 * 3)(0)
     bl payload_start@notoc
 9:  b 9b
+
+# Where RTAS start-cpu sends another thread: big-endian (or little-endian, if the partition chose so), real mode,
+# r3 = its number. Its stack is the one of that number; 0 is the first thread's, which is not here.
+.globl secondary_entry
+secondary_entry:
+    .long 0x08000048                    # as at _start
+    b 2f
+    be 0x7fe000a6                       # mfmsr 31
+    be 0x63ff0001                       # ori 31,31,MSR_LE
+    be_mtspr 27, 31
+    be 0x429f0005                       # bcl 20,31,.+4
+1:  be_mfspr 30, 8
+    be 0x3bde0000 | (2f - 1b)           # addi 30,30,(2f - 1b)
+    be_mtspr 26, 30
+    be 0x4c000024                       # rfid
+2:  sldi 4, 3, 15
+    lis 1, __thread_stacks@ha
+    addi 1, 1, __thread_stacks@l
+    add 1, 1, 4
+    addi 1, 1, -256
+    li 0, 0
+    std 0, 0(1)
+    li 2, 0
+    li 13, 0
+    li 31, 0
+    bl secondary_start@notoc
+3:  b 3b

@@ -185,6 +185,17 @@ l2_start:
     load_gprs
     sc 1
     b .
+    .org 0x2a00                         # COUNT: one more in r4 and at r6, call, again
+1:  addi 4, 4, 1
+    ld 5, 0(6)
+    addi 5, 5, 1
+    std 5, 0(6)
+    sc 1
+    b 1b
+    .org 0x2a20                         # FLOOD: stores of r8 at r5 and, r7 further, for ever
+1:  std 8, 0(5)
+    stdx 8, 5, 7
+    b 1b
 # Where AIL = 3 sends interrupts: r3 is 0x4000 more.
 .macro l2_relocated n
     .org 0x4000 + \n

@@ -19,6 +19,7 @@ mod nested_state;
 mod nested_switch;
 mod nested_translated;
 mod nested_values;
+mod race;
 mod rtas;
 mod shadow;
 mod shadow_rights;
@@ -68,6 +69,12 @@ const GROUPS: &[Group] = &[
     group("invalidate", invalidate::run),
     group("levels", levels::run),
     group("fuzz", fuzz::run),
+    // Needs threads.
+    Group {
+        name: "race",
+        by_default: false,
+        run: race::run,
+    },
     Group {
         name: "bench",
         by_default: false,

@@ -1,0 +1,281 @@
+//! Races of RUN, CREATE and DELETE, and vCPUs that move between threads or are woken by one.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use isa::msr::Msr;
+use papr_services::table::number::{
+    H_CPPR, H_EOI, H_GUEST_CREATE_VCPU, H_GUEST_DELETE, H_IPI, H_XIRR,
+};
+
+use super::{BUSY, Caller, IN_USE, NOT_ENOUGH, P2, P3, TALLY};
+use crate::elements::id;
+use crate::guest::program;
+use crate::hcall::hcall;
+use crate::low::DUMP;
+use crate::mem::layout::L2_MEMORY;
+use crate::{gsb, mem, probe};
+
+/// vCPU ids, sparse on purpose: the lowest, one between, the highest.
+const VCPUS: [u64; 3] = [0, 771, 2047];
+/// Run because of something else than the guest.
+const INTERRUPTED: u64 = 0;
+const TIMER: u64 = 0x980;
+const HYPERCALL: u64 = 0xc00;
+
+fn is_reason(reason: u64) -> bool {
+    matches!(reason, INTERRUPTED | TIMER | HYPERCALL)
+}
+
+/// Deletes a guest that others run: what each call answered, and how long it was until it was gone.
+fn delete(guest: u64) -> i64 {
+    let start = probe::time_base();
+    let code = loop {
+        let code = hcall(H_GUEST_DELETE, [0, guest]).code();
+        if code != BUSY {
+            break code;
+        }
+        TALLY.count(&TALLY.refused);
+    };
+    TALLY.took(probe::time_base().wrapping_sub(start));
+    code
+}
+
+/// The first thread makes guests and deletes them while the others run their vCPUs: two threads run the same one.
+pub(super) fn run_and_delete(number: usize) {
+    let mut me = Caller::new(number);
+    if number == 0 {
+        for round in 0..TALLY.rounds.load(Ordering::SeqCst) {
+            let guest = match me.make(&VCPUS) {
+                Ok(guest) => guest,
+                Err(code) => {
+                    TALLY.allow(0x10, code, &[]);
+                    break;
+                }
+            };
+            // In turns: vCPUs that call all the time, and those that only a kick gets out.
+            let (nia, msr) = match round % 2 {
+                0 => (program::CALLS, 0),
+                _ => (program::LOOP, Msr::EE.bits()),
+            };
+            for vcpu in VCPUS {
+                TALLY.allow(0x11, me.prepare(guest, vcpu, nia, msr, &[]), &[0]);
+            }
+            TALLY.guest.store(guest, Ordering::SeqCst);
+            me.pause(100_000);
+            TALLY.allow(0x12, delete(guest), &[0]);
+            TALLY.guest.store(0, Ordering::SeqCst);
+            // It is gone: an id is not used again so soon.
+            TALLY.allow(0x13, me.run(0, guest, 0).0, &[P2]);
+            TALLY.count(&TALLY.changes);
+        }
+        TALLY.over.store(true, Ordering::SeqCst);
+        return;
+    }
+    let vcpu = VCPUS[number % 2];
+    while !TALLY.is_over() {
+        let guest = TALLY.guest.load(Ordering::SeqCst);
+        if guest != 0 {
+            let (code, reason) = me.run(0, guest, vcpu);
+            TALLY.allow(0x14, code, &[0, P2, IN_USE]);
+            TALLY.must(0x15, code != 0 || is_reason(reason));
+        }
+    }
+}
+
+/// Ids that some thread made lately.
+static RECENT: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+
+/// All threads make guests and vCPUs, run them, and delete their own and others'.
+pub(super) fn create_and_delete(number: usize) {
+    let mut me = Caller::new(number);
+    let rounds = TALLY.rounds.load(Ordering::SeqCst);
+    let mut round = 0;
+    while round < rounds && !(number != 0 && TALLY.is_over()) {
+        round += 1;
+        let place = &RECENT[me.below(8) as usize];
+        match me.make(&[]) {
+            Ok(guest) => {
+                let old = place.swap(guest, Ordering::SeqCst);
+                let vcpu = VCPUS[me.below(3) as usize];
+                let made = hcall(H_GUEST_CREATE_VCPU, [0, guest, vcpu]).code();
+                TALLY.allow(0x20, made, &[0, P2, IN_USE]);
+                let prepared = me.prepare(guest, vcpu, program::CALLS, 0, &[]);
+                TALLY.allow(0x21, prepared, &[0, P2, P3, IN_USE]);
+                // Only now can it run.
+                TALLY.allow(0x22, me.set_buffers(guest, vcpu), &[0, P2, P3, IN_USE]);
+                if old != 0 {
+                    TALLY.allow(0x23, delete(old), &[0, P2]);
+                    TALLY.count(&TALLY.changes);
+                }
+            }
+            // Somebody deleted it before it was complete.
+            Err(code) => TALLY.allow(0x24, code, &[P2, NOT_ENOUGH]),
+        }
+        let guest = RECENT[me.below(8) as usize].load(Ordering::SeqCst);
+        let vcpu = VCPUS[me.below(3) as usize];
+        let made = hcall(H_GUEST_CREATE_VCPU, [0, guest, vcpu]).code();
+        TALLY.allow(0x25, made, &[0, P2, IN_USE]);
+        // Not complete, or already deleted, or run by another thread.
+        let (code, reason) = me.run(0, guest, vcpu);
+        TALLY.allow(0x26, code, &[0, P2, P3, IN_USE, -82, -84, -86]);
+        TALLY.must(0x27, code != 0 || is_reason(reason));
+        if number == 1 && me.below(64) == 0 {
+            let all = hcall(H_GUEST_DELETE, [1 << 63, 0]).code();
+            TALLY.allow(0x28, all, &[0, BUSY]);
+        }
+        if number == 0 {
+            TALLY.count(&TALLY.changes);
+        }
+    }
+    if number == 0 {
+        TALLY.over.store(true, Ordering::SeqCst);
+        // The others may still make one; what they leave goes with the last of them.
+    }
+    let all = hcall(H_GUEST_DELETE, [1 << 63, 0]).code();
+    TALLY.allow(0x29, all, &[0, BUSY]);
+    FINISHED.fetch_add(1, Ordering::SeqCst);
+    if number == 0 {
+        let finished = || FINISHED.load(Ordering::SeqCst) == THREADS.load(Ordering::SeqCst);
+        TALLY.must(0x2b, crate::threads::wait(finished));
+        let all = hcall(H_GUEST_DELETE, [1 << 63, 0]).code();
+        TALLY.allow(0x2a, all, &[0]);
+        FINISHED.store(0, Ordering::SeqCst);
+        for place in &RECENT {
+            place.store(0, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Threads of the race, and those that have finished.
+pub(super) static THREADS: AtomicU64 = AtomicU64::new(0);
+static FINISHED: AtomicU64 = AtomicU64::new(0);
+
+/// Where L2 counts.
+const COUNTER: u64 = DUMP + 0x100;
+/// Exits that the threads saw.
+static SEEN: AtomicU64 = AtomicU64::new(0);
+
+/// All threads run the same vCPU, which counts in a register and in its memory: no thread sees an old state of it.
+pub(super) fn migrate(number: usize) {
+    let me = Caller::new(number);
+    if number == 0 {
+        let made = me.make(&[VCPUS[2]]);
+        let guest = made.unwrap_or(0);
+        TALLY.allow(0x30, made.err().unwrap_or(0), &[0]);
+        mem::write64(L2_MEMORY + COUNTER, 0);
+        SEEN.store(0, Ordering::SeqCst);
+        let start = [(4, 0), (6, COUNTER)];
+        let prepared = me.prepare(guest, VCPUS[2], program::COUNT, 0, &start);
+        TALLY.allow(0x31, prepared, &[0]);
+        TALLY.guest.store(guest, Ordering::SeqCst);
+        for _ in 0..TALLY.rounds.load(Ordering::SeqCst) {
+            count_on(&me, guest);
+            TALLY.count(&TALLY.changes);
+        }
+        TALLY.over.store(true, Ordering::SeqCst);
+        // Whoever runs it still comes out first.
+        let seen = crate::threads::wait(|| {
+            let asked = me.get(guest, VCPUS[2], &[id::GPR0 + 4]);
+            let counted = gsb::find(me.buffer(), 4096, id::GPR0 + 4);
+            asked == 0 && counted == Some(SEEN.load(Ordering::SeqCst))
+        });
+        TALLY.must(0x32, seen);
+        let in_memory = mem::read64(L2_MEMORY + COUNTER);
+        TALLY.must(0x33, in_memory == SEEN.load(Ordering::SeqCst));
+        TALLY.allow(0x34, delete(guest), &[0]);
+        return;
+    }
+    while !TALLY.is_over() {
+        let guest = TALLY.guest.load(Ordering::SeqCst);
+        if guest != 0 {
+            count_on(&me, guest);
+        }
+    }
+}
+
+fn count_on(me: &Caller, guest: u64) {
+    match me.run(0, guest, VCPUS[2]) {
+        (0, HYPERCALL) => {
+            SEEN.fetch_add(1, Ordering::SeqCst);
+        }
+        (0, reason) => TALLY.must(0x35, is_reason(reason)),
+        (P2, _) => TALLY.must(0x36, TALLY.is_over()),
+        (code, _) => TALLY.allow(0x37, code, &[IN_USE]),
+    }
+}
+
+/// Doorbells that L2 took.
+static RUNG: AtomicU64 = AtomicU64::new(0);
+
+/// The first thread interrupts the second, which runs a vCPU that does nothing: the run ends, the second thread takes
+/// its interrupt and runs the vCPU on with a doorbell, which that takes. So L1 passes doorbells between vCPUs of L2.
+pub(super) fn doorbell(number: usize) {
+    const PRIORITY: u64 = 4;
+    const IDLE: u64 = 0xff;
+    const DOORBELL: u64 = 1 << 62;
+    let mut me = Caller::new(number);
+    match number {
+        0 => {
+            let made = me.make(&[VCPUS[1]]);
+            let guest = made.unwrap_or(0);
+            TALLY.allow(0x40, made.err().unwrap_or(0), &[0]);
+            RUNG.store(0, Ordering::SeqCst);
+            TALLY.guest.store(guest, Ordering::SeqCst);
+            for round in 1..=TALLY.rounds.load(Ordering::SeqCst) {
+                me.pause(50_000);
+                let start = probe::time_base();
+                TALLY.allow(0x41, hcall(H_IPI, [1, PRIORITY]).code(), &[0]);
+                let came = crate::threads::wait(|| RUNG.load(Ordering::SeqCst) == round);
+                TALLY.must(0x42, came);
+                TALLY.took(probe::time_base().wrapping_sub(start));
+                if !came {
+                    break;
+                }
+                TALLY.count(&TALLY.changes);
+            }
+            TALLY.guest.store(0, Ordering::SeqCst);
+            TALLY.over.store(true, Ordering::SeqCst);
+            TALLY.allow(0x43, delete(guest), &[0]);
+        }
+        1 => {
+            TALLY.allow(0x44, hcall(H_CPPR, [IDLE]).code(), &[0]);
+            let mut flags = 0;
+            while !TALLY.is_over() {
+                let guest = TALLY.guest.load(Ordering::SeqCst);
+                if guest == 0 {
+                    continue;
+                }
+                let vcpu = VCPUS[1];
+                let prepared = me.prepare(guest, vcpu, program::LOOP, Msr::EE.bits(), &[]);
+                TALLY.allow(0x45, prepared, &[0, P2]);
+                let (code, reason) = me.run(flags, guest, vcpu);
+                TALLY.allow(0x46, code, &[0, P2]);
+                if code != 0 {
+                    continue;
+                }
+                if flags != 0 {
+                    // Its vector says by a hypercall which interrupt it was. The buffers are the first thread's.
+                    let output = Caller::new(0).output();
+                    let vector = gsb::find(output, 4096, id::GPR0 + 3);
+                    TALLY.allow(0x47, reason.cast_signed(), &[HYPERCALL.cast_signed()]);
+                    TALLY.allow(0x4c, vector.unwrap_or(1).cast_signed(), &[0xa00]);
+                    flags = 0;
+                    RUNG.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
+                TALLY.must(0x48, reason == INTERRUPTED);
+                let taken = hcall(H_XIRR, []);
+                let xirr = taken.r(4);
+                if xirr & 0xff_ffff == 2 {
+                    TALLY.allow(0x49, hcall(H_IPI, [1, 0xff]).code(), &[0]);
+                    TALLY.allow(0x4a, hcall(H_EOI, [xirr]).code(), &[0]);
+                    flags = DOORBELL;
+                } else {
+                    // The run ended because the guest is being deleted.
+                    TALLY.must(0x4b, xirr & 0xff_ffff == 0);
+                }
+            }
+        }
+        _ => {}
+    }
+}
