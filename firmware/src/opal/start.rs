@@ -177,6 +177,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     }
     let mut tree = Description {
         chip: handover.chip,
+        is_qemu: handover.inputs.is_qemu(),
         boot_cpu: boot_pir,
         missing: &missing,
         bootargs: &handover.bootargs,

@@ -25,6 +25,8 @@ const ABOVE_CHIP: [u32; 3] = [0; 3];
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cpus<'a> {
     pub(super) chip: &'a Chip,
+    /// See [`super::Description::is_qemu`].
+    pub(super) is_qemu: bool,
     pub(super) level: Option<Level>,
     /// PIRs of threads that did not come up.
     pub(super) missing: &'a [u32],
@@ -44,11 +46,22 @@ impl Cpus<'_> {
         });
     }
 
+    /// What the radix MMU can do; on QEMU not pages of 2 MiB, so that kernels make no transparent huge pages.
+    ///
+    /// QEMU (11.1) never ends to deliver the interrupt of an instruction fetch whose walk of a guest's own tables finds one
+    /// of their pages unreferenced in the partition-scoped tree: it reads the instruction to see whether it is a prefixed
+    /// one, which faults in the same way. Linux 7.2 marks pages of guests as unreferenced all the time (DAMON_STAT, a
+    /// page every few ms). When pages are huge, all tables of a guest are in one or two of them, and each guest hangs within
+    /// seconds; with small ones it is one in hundreds, on any firmware.
+    fn page_sizes(&self) -> Vec<u32> {
+        const SHIFT: u32 = 0x0fff_ffff;
+        let all = self.chip.mmu.radix_ap_encodings.iter().copied();
+        all.filter(|encoding| !(self.is_qemu && encoding & SHIFT == 21))
+            .collect()
+    }
+
     fn cpu(&self, cpu: &mut Node) {
-        cpu.set(
-            "ibm,processor-radix-AP-encodings",
-            self.chip.mmu.radix_ap_encodings,
-        )
+        cpu.set("ibm,processor-radix-AP-encodings", &self.page_sizes()[..])
         .set("ibm,mmu-pid-bits", self.chip.mmu.pid_bits)
         .set("ibm,mmu-lpid-bits", self.chip.mmu.lpid_bits)
         .set("ibm,processor-storage-keys", [32_u32, 32])

@@ -36,6 +36,8 @@ pub const CONSOLE_BUFFER: u32 = 0x1000;
 pub struct Description<'a> {
     /// The processor.
     pub chip: &'a Chip,
+    /// Whether the machine is QEMU's model, whose radix MMU cannot do all that is said of the processor's.
+    pub is_qemu: bool,
     /// The level that was asked for. A kernel in hypervisor state is not bound by it: it has the chip, and the features
     /// of `ibm,powerpc-cpu-features`. `cpu-version` tells it, and programs that look there, which levels to offer guests.
     pub level: Option<Level>,
@@ -72,6 +74,7 @@ impl Description<'_> {
         cpus::describe_memory(&mut draft.root);
         cpus::Cpus {
             chip: self.chip,
+            is_qemu: self.is_qemu,
             level: self.level,
             missing: self.missing,
         }

@@ -68,9 +68,32 @@ fn the_version_is_the_processors_or_the_level_that_was_asked_for() {
     }
 }
 
+#[test]
+fn the_model_has_no_pages_of_2_mib() {
+    let encodings = |is_qemu| {
+        let description = Description {
+            is_qemu,
+            ..description(&[])
+        };
+        let tree = description.apply(given());
+        let cpu = at(&tree, "cpus/PowerPC,POWER10@4");
+        let property = cpu.property("ibm,processor-radix-AP-encodings").unwrap();
+        let cells = property.as_chunks().0.iter();
+        cells
+            .map(|cell| u32::from_be_bytes(*cell))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        encodings(false),
+        [0x0000_000c, 0xa000_0010, 0x2000_0015, 0x4000_001e]
+    );
+    assert_eq!(encodings(true), [0x0000_000c, 0xa000_0010, 0x4000_001e]);
+}
+
 fn description(missing: &[u32]) -> Description<'_> {
     Description {
         chip: &platform_p10::P10,
+        is_qemu: false,
         level: None,
         boot_cpu: 4,
         missing,
