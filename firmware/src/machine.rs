@@ -7,9 +7,9 @@
 use core::fmt;
 
 use isa::timebase::{Deadline, Ticks, delay};
-use nest::bt::Bt;
+use nest::bt::{BT_PORT, Bt};
 use nest::ipmi::{self, IpmiError};
-use nest::lock::Mutex;
+use nest::lock::{Mutex, lock_within};
 use nest::lpc::{CiLpc, IoSpace};
 use nest::rtc::{self, Rtc};
 use nest::uart::{self, CONSOLE_PORT, Uart};
@@ -19,6 +19,10 @@ use crate::console::Sink;
 
 /// How long the BMC may take from accepting a power command to doing it.
 const POWER_PATIENCE_S: u64 = 30;
+/// How long the code that talks to the BMC may keep it from a power command; a whole exchange takes no longer.
+const BMC_PATIENCE: Ticks = Ticks::from_s(3);
+/// How long the UART may take to become free, and then to send what it has.
+const UART_PATIENCE: Ticks = Ticks::from_ms(100);
 /// How often a power command is tried: the BMC may be busy with itself.
 const POWER_TRIES: u32 = 3;
 
@@ -223,13 +227,26 @@ impl<L: IoSpace> Devices<L> {
     }
 
     /// Asks the BMC for `action` and waits for it to happen; so it returns only when it did not.
+    ///
+    /// The caller may have interrupted the code that talks to the BMC, so that is not waited for without an end.
     #[must_use = "the machine still runs"]
     pub fn power(&self, action: PowerAction) -> PowerError {
-        let mut bmc = self.bmc.lock();
-        if bmc.is_none() {
-            // Boot may fail before it looked for the BMC.
-            *bmc = Bt::start(self.bus).ok();
-        }
+        let mut held = lock_within(&self.bmc, BMC_PATIENCE);
+        let mut taken_over;
+        let bmc = match held.as_deref_mut() {
+            Some(bmc) => {
+                if bmc.is_none() {
+                    // Boot may fail before it looked for the BMC.
+                    *bmc = Bt::start(self.bus).ok();
+                }
+                bmc
+            }
+            // Only a BMC that is there keeps anybody for so long.
+            None => {
+                taken_over = Some(Bt::take_over(self.bus, BT_PORT));
+                &mut taken_over
+            }
+        };
         let Some(bmc) = bmc.as_mut() else {
             return PowerError::NoBmc;
         };
@@ -250,12 +267,15 @@ impl<L: IoSpace> Devices<L> {
         last
     }
 
-    /// Waits, but not for long, until everything written has left the UART.
+    /// Waits, but not for long, until everything written has left the UART. Nor is whoever has the UART waited for
+    /// longer: the caller may have interrupted it.
     pub fn drain_console(&self) {
-        let mut uart = self.uart.lock();
+        let Some(mut uart) = lock_within(&self.uart, UART_PATIENCE) else {
+            return;
+        };
         if let Some(uart) = uart.as_mut() {
             // A time-out means that nobody reads: then nothing is lost by going on.
-            let _ = Deadline::after_ms(100).wait_for(|| uart.is_drained().then_some(()));
+            let _ = Deadline::after(UART_PATIENCE).wait_for(|| uart.is_drained().then_some(()));
         }
     }
 }
@@ -358,6 +378,23 @@ mod tests {
         drop(held);
         assert_eq!(machine.try_receive(), Some(b'y'));
         assert_eq!(machine.try_receive(), None);
+    }
+
+    /// What a reboot out of a machine check in the middle of another call finds.
+    #[test]
+    fn power_goes_past_held_locks() {
+        isa::timebase::fake::set_step(Ticks::from_ms(10));
+        let (_, machine) = machine();
+        let uart = machine.uart.lock();
+        machine.drain_console();
+        drop(uart);
+        let bmc = machine.bmc.lock();
+        // This bus has none; what matters is that the answer comes.
+        assert_eq!(
+            machine.power(PowerAction::Reset),
+            PowerError::Failed(IpmiError::Busy)
+        );
+        drop(bmc);
     }
 
     #[test]

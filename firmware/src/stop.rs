@@ -1,13 +1,18 @@
 //! How the machine stops: through the BMC when there is one, else by asking the service processor for attention.
 //!
-//! Surprising fact: none of these returns, and none is silent: if power does not go away in time, a line says so.
+//! Surprising fact: none of these returns, and none is silent: if power does not go away in time, a line says so. Nor does
+//! any wait for a lock without an end, because a kernel reboots from a machine check in the middle of another call too.
 #![cfg_attr(
     target_os = "none",
     expect(unsafe_code, reason = "attn and HID0 are machine instructions")
 )]
 
+use core::fmt;
+
+use log::Level;
 use nest::lpc::IoSpace;
 
+use crate::console;
 use crate::machine::{Devices, PowerAction};
 
 /// Turns the machine off, or restarts it; without a BMC, or if it does not obey, stops for attention.
@@ -16,12 +21,36 @@ pub fn power<L: IoSpace>(machine: &Devices<L>, action: PowerAction) -> ! {
         PowerAction::Off => "power off",
         PowerAction::Reset => "reboot",
     };
-    log::info!("{verb}");
-    machine.drain_console();
+    say(machine, Level::Info, format_args!("{verb}"));
     let error = machine.power(action);
-    log::error!("cannot {verb}: {error}; the machine stays stopped here, switch it off by hand");
-    machine.drain_console();
+    say(
+        machine,
+        Level::Error,
+        format_args!(
+            "cannot {verb}: {error}; the machine stays stopped here, switch it off by hand"
+        ),
+    );
     attention()
+}
+
+/// Stops for attention because of an error that the payload reports.
+pub fn platform_error<L: IoSpace>(machine: &Devices<L>, reason: &[u8]) -> ! {
+    say(
+        machine,
+        Level::Error,
+        format_args!(
+            "the kernel reports a platform error: {}; the machine stays stopped here",
+            reason.escape_ascii()
+        ),
+    );
+    attention()
+}
+
+/// Writes a line, behind what was written before, and lets it leave.
+fn say<L: IoSpace>(machine: &Devices<L>, level: Level, text: fmt::Arguments<'_>) {
+    machine.drain_console();
+    console::insist(level, module_path!(), text);
+    machine.drain_console();
 }
 
 /// Stops this thread for the service processor's attention (`attn`), for ever.

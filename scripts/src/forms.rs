@@ -32,6 +32,8 @@ pub(crate) enum Form {
     Text,
     /// The raw image on a machine without BMC.
     NoBmc,
+    /// A raw image that reboots, on a machine that ends where others would start again.
+    Reboots,
 }
 
 /// What kind of ELF file.
@@ -51,7 +53,7 @@ pub(crate) enum Inner {
 
 /// What the program prints when it finds what it expects.
 pub(crate) const RUNS: &str = "NIDUS-FORM entered as the ABI says";
-const DOES_NOT: &str = "NIDUS-FORM BUG: wrong registers at entry";
+const DOES_NOT: &str = "NIDUS-FORM BUG: wrong register or answer";
 
 impl Form {
     /// Makes the machine, and the file that it starts.
@@ -61,8 +63,10 @@ impl Form {
             memory: "1G".to_owned(),
             ..Machine::new("powernv10")
         };
-        if self == Self::NoBmc {
-            machine.extra.push("-nodefaults".to_owned());
+        match self {
+            Self::NoBmc => machine.extra.push("-nodefaults".to_owned()),
+            Self::Reboots => machine.extra.push("-no-reboot".to_owned()),
+            _ => {}
         }
         if let Some(bytes) = self.bytes() {
             let directory = target().join("forms");
@@ -77,13 +81,14 @@ impl Form {
     fn bytes(self) -> Option<Vec<u8>> {
         Some(match self {
             Self::Nothing => return None,
-            Self::Raw | Self::NoBmc => program(),
+            Self::Raw | Self::NoBmc => program(&[POWER_OFF]),
+            Self::Reboots => program(&reboots()),
             Self::Elf(class) => elf(class, false),
             Self::Descriptor => elf(Class::Big64, true),
             Self::Contained(Inner::Elf) => contained(&elf(Class::Big64, false)),
-            Self::Contained(Inner::Raw) => contained(&program()),
+            Self::Contained(Inner::Raw) => contained(&program(&[POWER_OFF])),
             Self::BadContainer => {
-                let mut bytes = contained(&program());
+                let mut bytes = contained(&program(&[POWER_OFF]));
                 // The size of all, 8 bytes from 6 on: header and nothing.
                 if let Some(size) = bytes.get_mut(6..14) {
                     size.copy_from_slice(&0x1000_u64.to_be_bytes());
@@ -99,61 +104,155 @@ fn contained(payload: &[u8]) -> Vec<u8> {
     container::unsigned(payload, container::Description::of("BOOTKERN"))
 }
 
-/// Bytes of each text, and the code's offset of the number of them.
-const TEXT: usize = 48;
+/// A call of OPAL with one argument, and what it has to answer if it may come back.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    token: u32,
+    argument: u32,
+    answer: Option<i16>,
+}
 
-/// The program: code, then the number of bytes to print, then the two texts.
-fn program() -> Vec<u8> {
-    const CODE: [u32; 44] = [
+const CONSOLE_WRITE: u32 = 1;
+const POWER_DOWN: u32 = 5;
+const REBOOT2: u32 = 116;
+
+const POWER_OFF: Call = Call {
+    token: POWER_DOWN,
+    argument: 0,
+    answer: None,
+};
+
+/// The kinds of OPAL_CEC_REBOOT2: those that are not served answer so, then comes one that is.
+fn reboots() -> Vec<Call> {
+    const MEMORY_PRESERVING: u32 = 3;
+    const FAST: u32 = 4;
+    const NONE_SUCH: u32 = 99;
+    const FULL: u32 = 2;
+    const UNSUPPORTED: i16 = -7;
+    let reboot = |argument, answer| Call {
+        token: REBOOT2,
+        argument,
+        answer,
+    };
+    let mut calls = [MEMORY_PRESERVING, FAST, NONE_SUCH]
+        .map(|kind| reboot(kind, Some(UNSUPPORTED)))
+        .to_vec();
+    calls.push(reboot(FULL, None));
+    calls
+}
+
+/// Bytes of each text.
+const TEXT: u32 = 48;
+/// Where code ends and data begin: the number of bytes to print, and the two texts.
+const DATA: u32 = 0x300;
+/// Where the program, once it runs, has its own address from, in r16.
+const HERE: u32 = 8;
+
+/// Code in the making. r14 holds OPAL's base, r15 its entry.
+#[derive(Default)]
+struct Code(Vec<u32>);
+
+impl Code {
+    /// Bytes so far.
+    fn at(&self) -> u32 {
+        u32::try_from(self.0.len() * 4).unwrap_or(u32::MAX)
+    }
+
+    fn put(&mut self, words: &[u32]) {
+        self.0.extend(words);
+    }
+
+    /// Calls OPAL; r3 and more are set already.
+    fn call(&mut self, token: u32) {
+        self.put(&[
+            0x3800_0000 | token, // li    r0, token
+            0x7dc2_7378,         // mr    r2, r14
+            0x7de9_03a6,         // mtctr r15
+            0x4e80_0421,         // bctrl
+        ]);
+    }
+
+    /// Prints the text at this place among the data.
+    fn print(&mut self, text: u32) {
+        self.put(&[
+            0x38b0_0000 | (DATA + text - HERE), // addi r5, r16, text
+            0x3890_0000 | (DATA - HERE),        // addi r4, r16, number of bytes
+            0x3860_0000,                        // li   r3, 0
+        ]);
+        self.call(CONSOLE_WRITE);
+    }
+
+    /// Goes to `target` if the comparison before found a difference.
+    fn branch_if_not_equal(&mut self, target: u32) {
+        let distance = target.wrapping_sub(self.at());
+        self.put(&[0x4082_0000 | distance & 0xfffc]);
+    }
+
+    fn call_and_check(&mut self, call: Call, bad: u32) {
+        self.put(&[
+            0x3860_0000 | call.argument, // li r3, argument
+            0x3880_0000,                 // li r4, 0
+        ]);
+        self.call(call.token);
+        if let Some(answer) = call.answer {
+            // cmpdi r3, answer
+            self.put(&[0x2c23_0000 | u32::from(answer.cast_unsigned())]);
+            self.branch_if_not_equal(bad);
+        }
+    }
+}
+
+/// The program: looks at its registers, prints, and makes these calls; the last one does not come back.
+fn program(calls: &[Call]) -> Vec<u8> {
+    let mut code = Code::default();
+    code.put(&[
+        0x7c08_02a6, // mflr  r0             any value: r16 is set by the next two
+        0x429f_0005, // bcl   20, 31, .+4
+        0x7e08_02a6, // HERE: mflr r16
+        0x7d2f_4b78, // mr    r15, r9
+        0x7d0e_4378, // mr    r14, r8
+        0x4800_0000, // b     over what comes next; its length is put in below
+    ]);
+    let (branch, bad) = (code.0.len() - 1, code.at());
+    code.print(8 + TEXT);
+    code.call_and_check(POWER_OFF, bad);
+    code.put(&[0x4800_0000]); // b .
+    let length = code.at() - bad + 4;
+    if let Some(word) = code.0.get_mut(branch) {
+        *word |= length;
+    }
+    code.put(&[
         0x7d60_00a6, // mfmsr r11            a 32-bit file is entered in 32-bit mode: go to 64 bits
         0x3980_0001, // li    r12, 1
         0x798c_f806, // sldi  r12, r12, 63
         0x7d6b_6378, // or    r11, r11, r12
         0x7d60_0164, // mtmsrd r11
-        0x7d0e_4378, // mr    r14, r8        OPAL's base
-        0x7d2f_4b78, // mr    r15, r9        and entry
-        0x429f_0005, // bcl   20, 31, .+4
-        0x7e08_02a6, // mflr  r16
         0x8163_0000, // lwz   r11, 0(r3)     the tree's magic
         0x3d80_d00d, // lis   r12, 0xd00d
         0x618c_feed, // ori   r12, r12, 0xfeed
         0x7c0b_6040, // cmplw r11, r12
-        0x4082_0028, // bne   bad
+    ]);
+    code.branch_if_not_equal(bad);
+    code.put(&[
         0x3d80_6550, // lis   r12, 0x6550    ePAPR's magic
         0x618c_4150, // ori   r12, r12, 0x4150
         0x7c06_6040, // cmplw r6, r12
-        0x4082_0018, // bne   bad
-        0x7c8b_2b79, // or.   r11, r4, r5
-        0x4082_0010, // bne   bad
-        0x38b0_0098, // addi  r5, r16, text of success
-        0x3a20_0030, // li    r17, 48
-        0x4800_000c, // b     print
-        0x38b0_00c8, // bad: addi r5, r16, text of failure
-        0x3a20_0030, // li    r17, 48
-        0x3890_0090, // print: addi r4, r16, number of bytes
-        0xfa24_0000, // std   r17, 0(r4)
-        0x3860_0000, // li    r3, 0
-        0x3800_0001, // li    r0, 1          OPAL_CONSOLE_WRITE
-        0x7dc2_7378, // mr    r2, r14
-        0x7de9_03a6, // mtctr r15
-        0x4e80_0421, // bctrl
-        0x3860_0000, // li    r3, 0
-        0x3800_0005, // li    r0, 5          OPAL_CEC_POWER_DOWN
-        0x7dc2_7378, // mr    r2, r14
-        0x7de9_03a6, // mtctr r15
-        0x4e80_0421, // bctrl
-        0x3860_0000, // poll: li r3, 0
-        0x3800_000a, // li    r0, 10         OPAL_POLL_EVENTS
-        0x7dc2_7378, // mr    r2, r14
-        0x7de9_03a6, // mtctr r15
-        0x4e80_0421, // bctrl
-        0x4bff_ffec, // b     poll
-        0x6000_0000, // nop
-    ];
-    let mut bytes: Vec<u8> = CODE.iter().flat_map(|word| word.to_be_bytes()).collect();
-    bytes.extend([0; 8]);
+    ]);
+    code.branch_if_not_equal(bad);
+    code.put(&[0x7c8b_2b79]); // or. r11, r4, r5
+    code.branch_if_not_equal(bad);
+    code.print(8);
+    for call in calls {
+        code.call_and_check(*call, bad);
+    }
+    code.put(&[0x4800_0000]); // b .
+
+    let mut bytes: Vec<u8> = code.0.iter().flat_map(|word| word.to_be_bytes()).collect();
+    bytes.resize(usize::try_from(DATA).unwrap_or_default(), 0);
+    bytes.extend(u64::from(TEXT).to_be_bytes());
     for text in [RUNS, DOES_NOT] {
-        bytes.extend(format!("{text:<width$}\r\n", width = TEXT - 2).into_bytes());
+        let width = usize::try_from(TEXT).unwrap_or_default() - 2;
+        bytes.extend(format!("{text:<width$}\r\n").into_bytes());
     }
     bytes
 }
@@ -167,7 +266,7 @@ fn elf(class: Class, descriptor: bool) -> Vec<u8> {
     const WRITABLE: u64 = 6;
     const PPC: u64 = 20;
     const PPC64: u64 = 21;
-    let code = program();
+    let code = program(&[POWER_OFF]);
     let size = code.len() as u64;
     let descriptor_at = AT + size;
     let wide = class != Class::Big32;
@@ -237,19 +336,18 @@ mod tests {
     use elf::ElfBytes;
     use elf::endian::AnyEndian;
 
-    /// The offsets in the code's words are those of the data behind it; they count from the ninth word.
     #[test]
     fn the_code_finds_its_data() {
-        let bytes = program();
-        let text = |at: usize| String::from_utf8_lossy(&bytes[at..at + TEXT]).into_owned();
-        assert!(
-            bytes[0x20 + 0x90..0x20 + 0x98]
-                .iter()
-                .all(|byte| *byte == 0)
-        );
-        assert_eq!(text(0x20 + 0x98).trim_end(), RUNS);
-        assert_eq!(text(0x20 + 0xc8).trim_end(), DOES_NOT);
-        assert_eq!(bytes.len(), 0x20 + 0xc8 + TEXT);
+        let bytes = program(&reboots());
+        let data = usize::try_from(DATA).expect("small");
+        let text = usize::try_from(TEXT).expect("small");
+        assert!(bytes[data - 8..data].iter().all(|byte| *byte == 0), "room");
+        assert_eq!(bytes.len(), data + 8 + 2 * text);
+        assert!(bytes[data + 8..].starts_with(RUNS.as_bytes()));
+        assert!(bytes[data + 8 + text..].starts_with(DOES_NOT.as_bytes()));
+        // mflr r16 is where the offsets count from.
+        let here = usize::try_from(HERE).expect("small");
+        assert_eq!(bytes[here..here + 4], 0x7e08_02a6_u32.to_be_bytes());
     }
 
     #[test]
@@ -265,7 +363,7 @@ mod tests {
             let segments: Vec<_> = file.segments().expect("segments").iter().collect();
             assert_eq!(segments.len(), 2);
             let code = file.segment_data(&segments[0]).expect("code");
-            assert_eq!(code, program());
+            assert_eq!(code, program(&[POWER_OFF]));
             if descriptor {
                 let data = file.segment_data(&segments[1]).expect("data");
                 assert_eq!(data[..8], segments[0].p_vaddr.to_be_bytes());

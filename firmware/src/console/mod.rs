@@ -75,12 +75,19 @@ pub fn emergency(text: fmt::Arguments<'_>) {
     let _ = Out.write_fmt(text); // Out never fails, and a Display that does has printed what it could
 }
 
-impl Log for Console {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
+/// Writes a line as the `log` macros do, for code that may have interrupted the holder of a lock: none is waited for.
+pub fn insist(level: Level, target: &str, text: fmt::Arguments<'_>) {
+    let record = Record::builder()
+        .level(level)
+        .target(target)
+        .args(text)
+        .build();
+    CONSOLE.put(&record, |sink, bytes| sink.write_emergency(bytes));
+}
 
-    fn log(&self, record: &Record<'_>) {
+impl Console {
+    /// Composes a line, and hands it to the memory console and, from [`UART_LEVEL`] on, to `write`.
+    fn put(&self, record: &Record<'_>, write: impl FnOnce(&dyn Sink, &[u8])) {
         let mut line = Line::default();
         let stamp = Stamp {
             us: isa::timebase::now().to_us(),
@@ -94,8 +101,18 @@ impl Log for Console {
         if record.level() <= UART_LEVEL
             && let Some(sink) = self.sink.get()
         {
-            sink.write(bytes);
+            write(*sink, bytes);
         }
+    }
+}
+
+impl Log for Console {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.put(record, |sink, bytes| sink.write(bytes));
     }
 
     fn flush(&self) {}

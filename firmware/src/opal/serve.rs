@@ -367,6 +367,9 @@ impl Opal {
         set.map_err(|_| OpalError::OPAL_HARDWARE).and(SUCCESS)
     }
 
+    /// Not served: 3, which keeps memory for a dump and needs the service engine's tables, and 4, the fast one, which does
+    /// without the BMC and starts the kernel again: its file lies in memory that the kernel has used for something else.
+    /// Linux asks for a normal one then.
     fn reboot(&self, kind: u32, reason: OsAddr) -> Answer {
         const NORMAL: u32 = 0;
         const PLATFORM_ERROR: u32 = 1;
@@ -378,12 +381,7 @@ impl Opal {
                 let known = reason.0 != 0 && self.os.read(reason, &mut text).is_ok();
                 let text = text.split(|byte| *byte == 0).next().unwrap_or(&[]);
                 let text = if known { text } else { b"no reason given" };
-                log::error!(
-                    "the kernel reports a platform error: {}",
-                    text.escape_ascii()
-                );
-                self.machine.drain_console();
-                stop::attention()
+                stop::platform_error(self.machine, text)
             }
             _ => Err(OpalError::OPAL_UNSUPPORTED),
         }

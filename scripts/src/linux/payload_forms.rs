@@ -112,6 +112,11 @@ pub(super) fn cases() -> Vec<Case> {
                 OFF,
             ],
         ),
+        runs(
+            "opal-reboot-kinds",
+            Form::Reboots,
+            &[("program", RUNS), ("reboot", "stop] reboot")],
+        ),
         case(
             "opal-no-bmc",
             Form::NoBmc,
