@@ -11,6 +11,7 @@ use pnor_image::container;
 
 use crate::image::{self, Image};
 use crate::machine::Machine;
+use crate::tiny_elf::{self, Class};
 use crate::tools::target;
 
 /// A form, or something that is none.
@@ -34,14 +35,6 @@ pub(crate) enum Form {
     NoBmc,
     /// A raw image that reboots, on a machine that ends where others would start again.
     Reboots,
-}
-
-/// What kind of ELF file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
-    Big64,
-    Little64,
-    Big32,
 }
 
 /// What is in a container.
@@ -79,16 +72,17 @@ impl Form {
     }
 
     fn bytes(self) -> Option<Vec<u8>> {
+        let off = program(&[POWER_OFF]);
         Some(match self {
             Self::Nothing => return None,
-            Self::Raw | Self::NoBmc => program(&[POWER_OFF]),
+            Self::Raw | Self::NoBmc => off,
             Self::Reboots => program(&reboots()),
-            Self::Elf(class) => elf(class, false),
-            Self::Descriptor => elf(Class::Big64, true),
-            Self::Contained(Inner::Elf) => contained(&elf(Class::Big64, false)),
-            Self::Contained(Inner::Raw) => contained(&program(&[POWER_OFF])),
+            Self::Elf(class) => tiny_elf::file(class, &off, false),
+            Self::Descriptor => tiny_elf::file(Class::Big64, &off, true),
+            Self::Contained(Inner::Elf) => contained(&tiny_elf::file(Class::Big64, &off, false)),
+            Self::Contained(Inner::Raw) => contained(&off),
             Self::BadContainer => {
-                let mut bytes = contained(&program(&[POWER_OFF]));
+                let mut bytes = contained(&off);
                 // The size of all, 8 bytes from 6 on: header and nothing.
                 if let Some(size) = bytes.get_mut(6..14) {
                     size.copy_from_slice(&0x1000_u64.to_be_bytes());
@@ -257,84 +251,9 @@ fn program(calls: &[Call]) -> Vec<u8> {
     bytes
 }
 
-/// An ELF file with the program at 64 KiB, which the kernel's file offsets need not equal.
-fn elf(class: Class, descriptor: bool) -> Vec<u8> {
-    const AT: u64 = 0x1_0000;
-    const OFFSET: u64 = 0x200;
-    const LOAD: u64 = 1;
-    const EXECUTABLE: u64 = 7;
-    const WRITABLE: u64 = 6;
-    const PPC: u64 = 20;
-    const PPC64: u64 = 21;
-    let code = program(&[POWER_OFF]);
-    let size = code.len() as u64;
-    let descriptor_at = AT + size;
-    let wide = class != Class::Big32;
-    let mut file = Fields {
-        bytes: Vec::new(),
-        little: class == Class::Little64,
-    };
-    file.bytes.extend(b"\x7fELF");
-    file.bytes
-        .extend([1 + u8::from(wide), 2 - u8::from(file.little), 1]);
-    file.bytes.resize(16, 0);
-    let word = if wide { 8 } else { 4 };
-    let (header, program_header) = if wide { (64, 56) } else { (52, 32) };
-    let entry = if descriptor { descriptor_at } else { AT };
-    let machine = if wide { PPC64 } else { PPC };
-    file.put(&[(2, 2), (2, machine), (4, 1)]);
-    file.put(&[(word, entry), (word, header), (word, 0)]);
-    file.put(&[(4, 0), (2, header), (2, program_header), (2, 2)]);
-    file.put(&[(2, 0), (2, 0), (2, 0)]);
-    // Code, and then data that may not be executed: the descriptor.
-    for (flags, offset, at, size) in [
-        (EXECUTABLE, OFFSET, AT, size),
-        (WRITABLE, OFFSET + size, descriptor_at, 24),
-    ] {
-        file.put(&[(4, LOAD)]);
-        if wide {
-            file.put(&[(4, flags)]);
-        }
-        file.put(&[(word, offset), (word, at), (word, at)]);
-        file.put(&[(word, size), (word, size)]);
-        if !wide {
-            file.put(&[(4, flags)]);
-        }
-        file.put(&[(word, 8)]);
-    }
-    file.bytes
-        .resize(usize::try_from(OFFSET).unwrap_or_default(), 0);
-    file.bytes.extend(code);
-    file.put(&[(8, AT), (8, 0), (8, 0)]);
-    file.bytes
-}
-
-/// A file in the making.
-struct Fields {
-    bytes: Vec<u8>,
-    little: bool,
-}
-
-impl Fields {
-    /// Appends numbers of so many bytes.
-    fn put(&mut self, fields: &[(usize, u64)]) {
-        for &(size, value) in fields {
-            let bytes = value.to_be_bytes();
-            let part = bytes.get(8 - size..).unwrap_or_default();
-            if self.little {
-                self.bytes.extend(part.iter().rev());
-            } else {
-                self.bytes.extend(part);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use elf::ElfBytes;
-    use elf::endian::AnyEndian;
 
     #[test]
     fn the_code_finds_its_data() {
@@ -348,28 +267,5 @@ mod tests {
         // mflr r16 is where the offsets count from.
         let here = usize::try_from(HERE).expect("small");
         assert_eq!(bytes[here..here + 4], 0x7e08_02a6_u32.to_be_bytes());
-    }
-
-    #[test]
-    fn files_are_what_they_say() {
-        for (class, descriptor) in [
-            (Class::Big64, false),
-            (Class::Big64, true),
-            (Class::Little64, false),
-            (Class::Big32, false),
-        ] {
-            let bytes = elf(class, descriptor);
-            let file = ElfBytes::<AnyEndian>::minimal_parse(&bytes).expect("an ELF file");
-            let segments: Vec<_> = file.segments().expect("segments").iter().collect();
-            assert_eq!(segments.len(), 2);
-            let code = file.segment_data(&segments[0]).expect("code");
-            assert_eq!(code, program(&[POWER_OFF]));
-            if descriptor {
-                let data = file.segment_data(&segments[1]).expect("data");
-                assert_eq!(data[..8], segments[0].p_vaddr.to_be_bytes());
-            }
-            let at = segments[usize::from(descriptor)].p_vaddr;
-            assert_eq!(file.ehdr.e_entry, at);
-        }
     }
 }

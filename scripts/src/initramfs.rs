@@ -17,6 +17,7 @@ use crate::image;
 use crate::needed;
 use crate::setup::kernel::Kernel;
 use crate::setup::{self, qemu};
+use crate::tiny_elf::{self, Class};
 use crate::tools::{self, Tools, repository, target};
 
 /// What QEMU's `powernv` machines load at most (`INITRD_MAX_SIZE` in hw/ppc/pnv.c).
@@ -142,7 +143,28 @@ fn base(tools: &Tools) -> Result<Archive<Vec<u8>>> {
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox")?;
     }
+    archive.file("bin/restart", 0o755, &restart())?;
     Ok(archive)
+}
+
+/// A program that restarts the machine with the word that it is given, which busybox's `reboot` cannot: on bare metal
+/// the kernel makes one of the kinds of OPAL_CEC_REBOOT2 of it.
+fn restart() -> Vec<u8> {
+    const CODE: [u32; 11] = [
+        0xe8c1_0010, // ld   r6, 16(r1)      the first argument
+        0x3c60_fee1, // lis  r3, 0xfee1
+        0x6063_dead, // ori  r3, r3, 0xdead
+        0x3c80_2812, // lis  r4, 0x2812
+        0x6084_1969, // ori  r4, r4, 0x1969
+        0x3ca0_a1b2, // lis  r5, 0xa1b2      LINUX_REBOOT_CMD_RESTART2
+        0x60a5_c3d4, // ori  r5, r5, 0xc3d4
+        0x3800_0058, // li   r0, 88          reboot
+        0x4400_0002, // sc
+        0x3800_0001, // li   r0, 1           exit, with the error's number
+        0x4400_0002, // sc
+    ];
+    let code: Vec<u8> = CODE.iter().flat_map(|word| word.to_le_bytes()).collect();
+    tiny_elf::file(Class::Little64, &code, false)
 }
 
 fn add_modules(archive: &mut Archive<Vec<u8>>, kernel: &Kernel) -> Result<()> {

@@ -27,5 +27,6 @@ pub mod runner;
 pub mod setup;
 pub mod table;
 pub mod test;
+mod tiny_elf;
 pub mod tools;
 mod wrong;

@@ -370,7 +370,12 @@ pub fn cases() -> Vec<Case> {
                     },
                     Step {
                         expect: "keys interrupt",
-                        send: "reboot -f\n",
+                        send: "restart fast\n",
+                    },
+                    // It cannot be had, which makes it a normal one.
+                    Step {
+                        expect: "Unsupported 'fast' reboot.",
+                        send: "",
                     },
                     Step {
                         expect: "stop] reboot",

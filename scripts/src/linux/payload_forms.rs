@@ -4,7 +4,8 @@
 //! entered as it must be, the second that the firmware took the file for what it is.
 
 use super::{Case, Stop, Work};
-use crate::forms::{Class, Form, Inner, RUNS};
+use crate::forms::{Form, Inner, RUNS};
+use crate::tiny_elf::Class;
 
 const OFF: (&str, &str) = ("off", "stop] power off");
 
