@@ -36,6 +36,18 @@ pub const PARTITION: u64 = 0x4000_0000;
 /// Memory that a partition needs at least, from 0.
 pub const LEAST: u64 = 2 << 30;
 
+/// The firmware's block by use, up to `end` of the pool; each part begins where the one before it ends.
+#[must_use]
+pub fn firmware_parts(end: u64) -> [(&'static str, Range<u64>); 5] {
+    [
+        ("code", FIRMWARE..HEAP.start),
+        ("heap", HEAP),
+        ("data", HEAP.end..THREAD_BLOCKS.start),
+        ("stacks", THREAD_BLOCKS),
+        ("allocs-memory", POOL..end.max(POOL)),
+    ]
+}
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// Extents start and end at multiples of this: the partition's tree describes memory in blocks of 16 MiB and would leave
@@ -293,6 +305,17 @@ mod tests {
             vec![],
         )
         .unwrap()
+    }
+
+    #[test]
+    fn the_parts_of_the_firmware_leave_no_gap() {
+        let parts = firmware_parts(POOL + 64 * MIB);
+        assert_eq!(parts[0].1.start, FIRMWARE);
+        for pair in parts.windows(2) {
+            assert_eq!(pair[0].1.end, pair[1].1.start, "{}", pair[1].0);
+        }
+        assert!(MEMORY_CONSOLE.start >= parts[2].1.start && MEMORY_CONSOLE.end <= parts[2].1.end);
+        assert_eq!(parts[4].1.end, POOL + 64 * MIB);
     }
 
     #[test]

@@ -19,6 +19,8 @@ use nest::xive::tables::Index;
 use nest::xive::{Pages, Xive, XiveError};
 use opal_calls::args::Isn;
 
+use super::tree;
+
 /// The controllers, as the driver has them.
 type Driver = Xive<CiWindows, RealTables>;
 
@@ -35,6 +37,8 @@ const SERVED: [(PsiSource, &str); 2] = [
 #[derive(Default)]
 pub(super) struct Bridges {
     bridges: Vec<Psi<CiMmio<Psihb>, CiMmio<PsihbEsb>>>,
+    /// What the kernel is told of each.
+    described: Vec<tree::Bridge>,
     /// First source of the bridge that has the console's bus.
     console: Option<Index>,
 }
@@ -90,6 +94,11 @@ impl Bridges {
             store_eoi,
         });
         self.bridges.push(bridge);
+        self.described.push(tree::Bridge {
+            chip: chip.0.into(),
+            at: map.of_chip(map.psihb, chip).0,
+            first: number(first),
+        });
         Ok(first)
     }
 
@@ -102,11 +111,16 @@ impl Bridges {
 
     /// Numbers and names of the firmware's interrupts.
     pub(super) fn served(&self) -> Vec<(u32, &'static str)> {
-        let number = |first: Index, source| {
-            u32::from(first.block) << 24 | (first.index + u32::from(source as u8))
-        };
-        let named = |first| SERVED.map(|(source, name)| (number(first, source), name));
+        let named = |first| SERVED.map(|(source, name)| (number(first) + source as u32, name));
         self.console.into_iter().flat_map(named).collect()
+    }
+
+    /// What the tree says of them.
+    pub(super) fn described(&self) -> tree::Bridges {
+        tree::Bridges {
+            bridges: self.described.clone(),
+            serial: [(SerialIrq::UART.number().into(), PsiSource::serial(LINE))].into(),
+        }
     }
 
     /// Which of the firmware's interrupts that number is.
@@ -114,4 +128,9 @@ impl Bridges {
         let is_served = self.served().iter().any(|(number, _)| *number == isn.0);
         is_served.then(|| PsiSource::of_number(isn.0)).flatten()
     }
+}
+
+/// A source's number for kernels.
+fn number(source: Index) -> u32 {
+    u32::from(source.block) << 24 | source.index
 }

@@ -20,6 +20,7 @@ use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Facility};
 use opal_calls::xive::Xive;
 use papr_services::level::Level;
+use papr_services::partition::Characteristics;
 use papr_services::tree::{Node, TreeError};
 
 use super::clock::Rtc;
@@ -38,7 +39,7 @@ use crate::entry::ram::OsRam;
 use crate::fdt::{Fdt, FdtError};
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
-use crate::memory::{FIRMWARE, MEMORY_CONSOLE, Plan};
+use crate::memory::{FIRMWARE, MEMORY_CONSOLE, Plan, firmware_parts};
 use crate::stop;
 use crate::thread::{Thread, ThreadBlock, this_thread};
 
@@ -150,6 +151,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         capabilities: controllers.capabilities(),
         served: &served,
     };
+    let bridges = controllers.bridges.described();
     let xive: &'static Xive<Chips> = XIVE.call_once(|| Xive::new(controllers));
     xive::push_thread(boot_pir);
     crate::threads::start(blocks.iter().copied(), Box::new(thread_came));
@@ -171,7 +173,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     let mut root = Node::default();
     tree::copy(&given.root(), &mut root);
     let nvram = Nvram::new();
-    let mut own: Vec<&dyn Describe> = vec![&nvram];
+    let mut own: Vec<&dyn Describe> = vec![&nvram, &bridges];
     if rtc {
         own.push(&Rtc);
     }
@@ -181,7 +183,8 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         boot_cpu: boot_pir,
         missing: &missing,
         bootargs: &handover.bootargs,
-        firmware: firmware.clone(),
+        firmware: &firmware_parts(firmware.end),
+        characteristics: Characteristics::POWER10,
         entry: entry::entry_address(),
         memory_console: MEMORY_CONSOLE.start,
         interrupts,

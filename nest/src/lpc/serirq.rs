@@ -45,6 +45,12 @@ impl SerialIrq {
         }
     }
 
+    /// Which one it is.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
     /// Its bit in a [`SerialIrqs`].
     const fn bit(self) -> u32 {
         0x8000_0000 >> self.0

@@ -11,17 +11,21 @@ use core::ops::Range;
 
 use nest::chip::Chip;
 use papr_services::level::Level;
+use papr_services::partition::Characteristics;
 use papr_services::tree::{Bytes, Node, Tree};
 
 pub use draft::{Describe, Draft, Phandles};
 pub use given::copy;
 pub use interrupts::Interrupts;
+pub use psi::{Bridge, Bridges};
 
 mod cpus;
 mod draft;
+mod fw_features;
 mod given;
 mod idle;
 mod interrupts;
+mod psi;
 mod reserved;
 #[cfg(test)]
 mod tests;
@@ -47,10 +51,12 @@ pub struct Description<'a> {
     pub missing: &'a [u32],
     /// The kernel's command line.
     pub bootargs: &'a str,
-    /// What the firmware keeps.
-    pub firmware: Range<u64>,
+    /// What the firmware keeps, by use, ascending and without gaps.
+    pub firmware: &'a [(&'a str, Range<u64>)],
     /// Where OPAL calls enter.
     pub entry: u64,
+    /// What the processor needs against speculation attacks.
+    pub characteristics: Characteristics,
     /// The memory console's control structure.
     pub memory_console: u64,
     /// The interrupt controllers.
@@ -88,20 +94,25 @@ impl Description<'_> {
         for unit in &self.units {
             unit.describe(&mut draft);
         }
-        reserved::describe(&mut draft.root, &self.firmware);
+        reserved::describe(&mut draft.root, self.firmware);
+        let (start, size) = self.kept();
         Tree {
             root: draft.root,
-            reserved: [(self.firmware.start, self.firmware_size())].into(),
+            reserved: [(start, size)].into(),
             boot_cpu: self.boot_cpu,
         }
     }
 
-    fn firmware_size(&self) -> u64 {
-        self.firmware.end.saturating_sub(self.firmware.start)
+    /// Start and bytes of what the firmware keeps.
+    fn kept(&self) -> (u64, u64) {
+        let start = self.firmware.first().map_or(0, |(_, part)| part.start);
+        let end = self.firmware.last().map_or(start, |(_, part)| part.end);
+        (start, end.saturating_sub(start))
     }
 
     fn opal(&self, node: &mut Node, events: u32) {
         const LEVEL: u32 = 1;
+        let (start, size) = self.kept();
         let served = self.interrupts.served;
         let numbers: Vec<u32> = served.iter().map(|(number, _)| *number).collect();
         let interrupts: Vec<[u32; 2]> = numbers.iter().map(|n| [*n, LEVEL]).collect();
@@ -111,9 +122,9 @@ impl Description<'_> {
             .set("compatible", "ibm,opal-v3")
             .set("opal-msg-async-num", 16_u32)
             .set("opal-msg-size", 65536_u32)
-            .set("opal-base-address", self.firmware.start)
+            .set("opal-base-address", start)
             .set("opal-entry-address", self.entry)
-            .set("opal-runtime-size", self.firmware_size())
+            .set("opal-runtime-size", size)
             .set("ibm,associativity-reference-points", cpus::REFERENCE_POINTS)
             .set("ibm,opal-memcons", self.memory_console)
             .set("ibm,heartbeat-ms", HEARTBEAT_MS)
@@ -141,6 +152,7 @@ impl Description<'_> {
                     .set("device_type", "serial");
             });
         });
+        fw_features::describe(node, self.characteristics);
         node.node("power-mgt", idle::describe);
     }
 }

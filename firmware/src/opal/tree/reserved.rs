@@ -1,19 +1,22 @@
 //! The memory that kernels leave alone, in each of the forms that they look for.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use papr_services::tree::{Bytes, Node};
 
-/// Adds what the firmware keeps to `/reserved-memory`.
-pub(super) fn describe(root: &mut Node, firmware: &Range<u64>) {
-    let length = firmware.end.saturating_sub(firmware.start);
+/// Adds what the firmware keeps to `/reserved-memory`, by use.
+pub(super) fn describe(root: &mut Node, firmware: &[(&str, Range<u64>)]) {
     root.node("reserved-memory", |node| {
         node.set("#address-cells", 2_u32)
             .set("#size-cells", 2_u32)
             .set("ranges", ());
-        node.at("ibm,firmware", firmware.start, length, |_| {});
+        for (name, part) in firmware {
+            let length = part.end.saturating_sub(part.start);
+            node.at(&format!("ibm,firmware-{name}"), part.start, length, |_| {});
+        }
     });
     add_reserved_names(root);
 }

@@ -2,6 +2,7 @@
 
 use alloc::vec;
 
+use nest::psi::PsiSource;
 use nest::xive::Capabilities;
 use papr_services::tree::{Node, Tree};
 
@@ -29,12 +30,16 @@ fn given() -> Node {
         .text("device_type", "memory")
         .cells("ibm,chip-id", &[1])
         .end();
-    blob.begin("lpc@0").begin("isa-serial@i3f8");
+    blob.begin("opb@0").cells("ibm,chip-id", &[0]);
+    blob.begin("lpc@0")
+        .text("compatible", "ibm,power9-lpc")
+        .begin("isa-serial@i3f8");
     blob.prop("compatible", b"ns16550\0pnpPNP,501\0").end();
     blob.begin("i2c-bus@0")
         .prop("compatible", b"ibm,opal-i2c\0ibm,power9-i2c-port\0")
         .end();
     blob.end()
+        .end()
         .begin("ibm,opal")
         .begin("dump")
         .end()
@@ -98,7 +103,13 @@ fn description(missing: &[u32]) -> Description<'_> {
         boot_cpu: 4,
         missing,
         bootargs: "quiet",
-        firmware: 0x3000_0000..0x3200_0000,
+        firmware: const {
+            &[
+                ("code", 0x3000_0000..0x3100_0000),
+                ("heap", 0x3100_0000..0x3200_0000),
+            ]
+        },
+        characteristics: Characteristics::POWER10,
         entry: 0x3000_2000,
         memory_console: 0x3100_0000,
         interrupts: Interrupts {
@@ -160,10 +171,13 @@ fn idle_states_are_those_of_the_enabled_levels() {
 fn devices_of_the_firmware_are_reserved() {
     let tree = tree(&[]);
     let status = |path| at(&tree, path).property("status");
-    assert_eq!(status("lpc@0/isa-serial@i3f8"), Some(&b"reserved\0"[..]));
-    assert_eq!(status("lpc@0"), None);
     assert_eq!(
-        at(&tree, "lpc@0/i2c-bus@0").property("compatible"),
+        status("opb@0/lpc@0/isa-serial@i3f8"),
+        Some(&b"reserved\0"[..])
+    );
+    assert_eq!(status("opb@0/lpc@0"), None);
+    assert_eq!(
+        at(&tree, "opb@0/lpc@0/i2c-bus@0").property("compatible"),
         Some(&b"ibm,power9-i2c-port\0"[..])
     );
 }
@@ -229,7 +243,10 @@ fn the_tree_can_be_flattened_and_read_again() {
         fdt.find("/cpus/ibm,powerpc-cpu-features/mmu-radix")
             .is_some()
     );
-    assert!(fdt.find("/reserved-memory/ibm,firmware@30000000").is_some());
+    assert!(
+        fdt.find("/reserved-memory/ibm,firmware-heap@31000000")
+            .is_some()
+    );
 }
 
 #[test]
@@ -267,4 +284,33 @@ fn a_unit_is_found_and_what_no_call_serves_is_not() {
     let rtc = at(&tree, "ibm,opal/rtc").property("compatible");
     assert_eq!(rtc, Some(&b"ibm,opal-rtc\0"[..]));
     assert!(at(&tree, "ibm,opal").child("dump").is_none());
+}
+
+#[test]
+fn interrupts_of_lpc_lead_to_the_controller() {
+    let bridges = Bridges {
+        bridges: vec![Bridge {
+            chip: 0,
+            at: 0x6_0302_0300_0000,
+            first: 0xf_fff0,
+        }],
+        serial: vec![(4, PsiSource::Serial0)],
+    };
+    let tree = Description {
+        units: vec![&bridges],
+        ..description(&[])
+    }
+    .apply(given());
+    let cells = |node: &Node, name| -> Vec<u32> {
+        let words = node.property(name).unwrap().as_chunks().0;
+        words.iter().map(|word| u32::from_be_bytes(*word)).collect()
+    };
+    let psi = at(&tree, "psi@6030203000000");
+    let bus = at(&tree, "opb@0/lpc@0");
+    let bridge = psi.cell("phandle").unwrap();
+    assert_eq!(cells(bus, "interrupt-map"), [0, 0, 4, bridge, 7]);
+    let controller = at(&tree, "ibm,opal").cell("interrupt-parent").unwrap();
+    let map = cells(psi, "interrupt-map");
+    assert_eq!(map.len(), 14 * 4);
+    assert_eq!(map[7 * 4..8 * 4], [7, controller, 0xf_fff7, 1]);
 }
