@@ -29,4 +29,5 @@ pub mod table;
 pub mod test;
 mod tiny_elf;
 pub mod tools;
+pub mod trees;
 mod wrong;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub enum Console {
     /// Output comes out of QEMU's standard output, nothing goes in.
     Captured,
+    /// Nothing but QEMU's monitor is at standard input and output; the console is connected by more arguments.
+    Monitored,
     /// A person's terminal: every key goes to the guest, Ctrl-C too; Ctrl-A x ends QEMU.
     Interactive,
 }
@@ -81,6 +83,7 @@ impl Machine {
         ]);
         match console {
             Console::Captured => add(&["-serial", "stdio", "-monitor", "none"]),
+            Console::Monitored => add(&["-monitor", "stdio"]),
             // `signal=off` gives Ctrl-C to the guest.
             Console::Interactive => add(&[
                 "-chardev",

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
 use crate::tools::{Tools, repository};
-use crate::{cases, image, linux, payload, setup};
+use crate::{cases, image, linux, payload, setup, trees};
 
 /// QEMUs at a time.
 const AT_A_TIME: usize = 2;
@@ -156,6 +156,23 @@ fn payload(tools: &Tools, names: &[String]) -> Result<Tally> {
         tally.passed += outcome.cases.passed;
         skipped += outcome.cases.skipped.len();
     }
+    let chosen = |name: &str| chosen(name, names);
+    trees::run(tools, &image, &chosen, &mut |outcome| {
+        let seconds = outcome.elapsed.as_secs_f64();
+        match outcome.problems.split_first() {
+            None => {
+                println!("ok     {:20} {seconds:6.1} s", outcome.name);
+                tally.passed += 1;
+            }
+            Some((first, more)) => {
+                println!("FAILED {:20} {seconds:6.1} s  {first}", outcome.name);
+                for problem in more {
+                    println!("{}: {problem}", outcome.name);
+                }
+                tally.failed += 1;
+            }
+        }
+    })?;
     if skipped > 0 {
         tally.note = format!(", {skipped} skipped (their reasons are above)");
     }
