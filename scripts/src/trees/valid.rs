@@ -196,6 +196,8 @@ mod tests {
     use super::super::tree::tests::node;
     use super::*;
 
+    type Properties<'a> = &'a [(&'a str, &'a [u8])];
+
     const ONE: &[u8] = &[0, 0, 0, 1];
 
     fn tree(children: Vec<Node>) -> Tree {
@@ -240,7 +242,7 @@ mod tests {
 
     #[test]
     fn each_fault_is_found() {
-        let faults: [(&str, &[(&str, &[u8])], &str); 11] = [
+        let faults: [(&str, Properties<'_>, &str); 11] = [
             ("a@2", &[("reg", ONE)], "/a@2: reg begins with 1"),
             ("a@1", &[], "/a@1: a unit address without reg"),
             ("a", &[("reg", ONE)], "/a: reg without a unit address"),

@@ -62,10 +62,10 @@ impl Cpus<'_> {
 
     fn cpu(&self, cpu: &mut Node) {
         cpu.set("ibm,processor-radix-AP-encodings", &self.page_sizes()[..])
-        .set("ibm,mmu-pid-bits", self.chip.mmu.pid_bits)
-        .set("ibm,mmu-lpid-bits", self.chip.mmu.lpid_bits)
-        .set("ibm,processor-storage-keys", [32_u32, 32])
-        .set("ibm,dec-bits", 56_u32);
+            .set("ibm,mmu-pid-bits", self.chip.mmu.pid_bits)
+            .set("ibm,mmu-lpid-bits", self.chip.mmu.lpid_bits)
+            .set("ibm,processor-storage-keys", [32_u32, 32])
+            .set("ibm,dec-bits", 56_u32);
         // Otherwise it stays what it was, the processor's own version.
         if let Some(level) = self.level {
             cpu.set("cpu-version", level.logical_pvr());
