@@ -7,8 +7,8 @@
 use core::fmt;
 
 use isa::timebase::{Deadline, Ticks, delay};
-use nest::bt::{BT_PORT, Bt};
-use nest::ipmi::{self, IpmiError};
+use nest::bt::{self, BT_PORT, Bt};
+use nest::ipmi::{self, IpmiError, Transport};
 use nest::lock::{Mutex, lock_within};
 use nest::lpc::{CiLpc, IoSpace};
 use nest::rtc::{self, Rtc};
@@ -224,6 +224,45 @@ impl<L: IoSpace> Devices<L> {
         } else {
             Err(DeviceError)
         }
+    }
+
+    /// Whether there is a BMC.
+    pub fn has_bmc(&self) -> bool {
+        self.bmc.lock().is_some()
+    }
+
+    /// Lets the BMC interrupt, with its answers and its events.
+    ///
+    /// # Errors
+    /// The BMC does not do it, or there is none.
+    pub fn start_bmc_interrupts(&self) -> Result<(), IpmiError> {
+        let mut bmc = self.bmc.lock();
+        let bmc = bmc.as_mut().ok_or(IpmiError::Busy)?;
+        bt::enable_interrupt(self.bus);
+        let enabled = ipmi::enable_events(bmc);
+        // That of these answers: nobody can take it yet, and as long as it is pending there is no other.
+        bt::serve_interrupt(self.bus);
+        enabled
+    }
+
+    /// Whether the BMC has something to say; not while another thread talks to it.
+    pub fn bmc_wants_attention(&self) -> bool {
+        let bmc = self.bmc.try_lock();
+        bmc.is_some_and(|mut bmc| bmc.as_mut().is_some_and(Transport::wants_attention))
+    }
+
+    /// Sends the BMC a request and does not wait, not even for another thread that talks to it.
+    ///
+    /// # Errors
+    /// As [`Bt::begin`]; [`IpmiError::Busy`] also when there is no BMC.
+    pub fn bmc_begin(&self, request: &ipmi::Request<'_>) -> Result<(), IpmiError> {
+        let mut bmc = self.bmc.try_lock().ok_or(IpmiError::Busy)?;
+        bmc.as_mut().ok_or(IpmiError::Busy)?.begin(request)
+    }
+
+    /// The answer to the last request that was begun, once.
+    pub fn bmc_poll(&self) -> Option<Result<ipmi::Response, IpmiError>> {
+        self.bmc.try_lock()?.as_mut()?.poll()
     }
 
     /// Asks the BMC for `action` and waits for it to happen; so it returns only when it did not.

@@ -1,7 +1,8 @@
 //! BT, the block transfer interface to the BMC, at LPC IO 0xe4 (IPMI 2.0 section 11; reference/hardware.md 10.1). Polled.
 //!
 //! Owns the handshake and the framing: length, netfn, sequence, command. Everything the BMC sends is checked: a response
-//! of another request is dropped, one that is too long or too short is refused. The surprising fact: writing 1 to H_BUSY
+//! of another request is dropped, one that is too long or too short is refused. There is one request at a time on the bus;
+//! one that nobody waits for ([`Bt::begin`]) is ended before the next is sent. The surprising fact: writing 1 to H_BUSY
 //! toggles it, so it is looked at before it is written.
 
 use isa::timebase::Deadline;
@@ -29,8 +30,10 @@ const REQUEST: u8 = 0x04;
 const CLEAR_READ: u8 = 0x02;
 const CLEAR_WRITE: u8 = 0x01;
 
-/// In INTERRUPT: write 1 to withdraw a pending interrupt; bit 0, its enable, stays 0.
-const NO_INTERRUPT: u8 = 0x02;
+/// In INTERRUPT: responses and attention interrupt.
+const ENABLED: u8 = 0x01;
+/// In INTERRUPT: one is pending; written as 1 it is withdrawn.
+const PENDING: u8 = 0x02;
 
 /// What precedes the data of a response, the length byte not counted: netfn, sequence, command, completion code.
 const RESPONSE_HEADER: usize = 4;
@@ -57,6 +60,41 @@ pub struct Bt<B> {
     bus: B,
     base: u16,
     sequence: u8,
+    /// The request that was begun and has no answer yet.
+    begun: Option<Begun>,
+    /// The answer to a request that was begun, not yet asked for.
+    answer: Option<Result<Response, IpmiError>>,
+}
+
+/// A request on its way.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    /// Netfn and unit, sequence and command of its response.
+    expected: [u8; 3],
+    deadline: Deadline,
+}
+
+impl Begun {
+    fn new(request: &Request<'_>, sequence: u8) -> Self {
+        let function = (request.netfn | 1) << 2 | request.lun & 3;
+        Self {
+            expected: [function, sequence, request.command],
+            deadline: Deadline::after_ms(PATIENCE_MS),
+        }
+    }
+}
+
+/// Serves the interrupt of the interface at [`BT_PORT`]: withdraws it if it is pending. Before responses are looked for, or
+/// one that comes meanwhile would not interrupt.
+pub fn serve_interrupt(bus: &impl IoSpace) {
+    if bus.inb(BT_PORT + INTERRUPT) & PENDING != 0 {
+        bus.outb(BT_PORT + INTERRUPT, PENDING | ENABLED);
+    }
+}
+
+/// Lets the interface at [`BT_PORT`] interrupt. For one that [`Bt::start`] found.
+pub fn enable_interrupt(bus: &impl IoSpace) {
+    bus.outb(BT_PORT + INTERRUPT, ENABLED);
 }
 
 impl<B: IoSpace> Bt<B> {
@@ -83,11 +121,13 @@ impl<B: IoSpace> Bt<B> {
     /// The interface at port `base`, which is known to be there, from whoever used it so far and will not go on: what it
     /// left half done is dropped. Asks nothing that an interrupted access to the bus could be in the way of.
     pub fn take_over(bus: B, base: u16) -> Self {
-        bus.outb(base + INTERRUPT, NO_INTERRUPT);
+        bus.outb(base + INTERRUPT, PENDING);
         let bt = Self {
             bus,
             base,
             sequence: 0,
+            begun: None,
+            answer: None,
         };
         bt.drain();
         bt.set_host_busy(false);
@@ -116,19 +156,27 @@ impl<B: IoSpace> Bt<B> {
         }
     }
 
+    /// Whether the BMC takes a request.
+    fn is_ready(&self) -> bool {
+        self.control() & (BMC_BUSY | REQUEST) == 0
+    }
+
     fn send(&self, request: &Request<'_>, sequence: u8) -> Result<(), IpmiError> {
-        let length = u8::try_from(request.data.len()).map_err(|_| IpmiError::TooLong)?;
-        if request.data.len() > DATA_MAX {
-            return Err(IpmiError::TooLong);
-        }
+        check_length(request)?;
         Deadline::after_ms(PATIENCE_MS)
-            .wait_for(|| (self.control() & (BMC_BUSY | REQUEST) == 0).then_some(()))
+            .wait_for(|| self.is_ready().then_some(()))
             .ok_or(IpmiError::Busy)?;
+        self.put(request, sequence)
+    }
+
+    /// Writes a request to the BMC, which is ready.
+    fn put(&self, request: &Request<'_>, sequence: u8) -> Result<(), IpmiError> {
+        let length = check_length(request)?;
         self.drain();
         self.command(CLEAR_WRITE);
         for byte in [
             REQUEST_HEADER + length,
-            request.netfn << 2,
+            request.netfn << 2 | request.lun & 3,
             sequence,
             request.command,
         ] {
@@ -141,10 +189,61 @@ impl<B: IoSpace> Bt<B> {
         Ok(())
     }
 
+    /// Sends a request and does not wait: [`Bt::poll`] has the answer when there is one.
+    ///
+    /// # Errors
+    /// [`IpmiError::Busy`]: the BMC does not take one now, or the answer to the last one was not asked for yet.
+    /// [`IpmiError::TooLong`].
+    pub fn begin(&mut self, request: &Request<'_>) -> Result<(), IpmiError> {
+        check_length(request)?;
+        if self.begun.is_some() || self.answer.is_some() || !self.is_ready() {
+            return Err(IpmiError::Busy);
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        self.put(request, self.sequence)?;
+        self.begun = Some(Begun::new(request, self.sequence));
+        Ok(())
+    }
+
+    /// The answer to the request that was begun; [`IpmiError::Timeout`] when it does not come in time.
+    pub fn poll(&mut self) -> Option<Result<Response, IpmiError>> {
+        self.look();
+        self.answer.take()
+    }
+
+    /// Looks for the answer to the request that was begun.
+    fn look(&mut self) {
+        let Some(begun) = self.begun else { return };
+        // Before the look: whoever was held up in between has waited long enough, but not in vain.
+        let late = begun.deadline.has_passed();
+        if self.control() & RESPONSE != 0 {
+            match self.take() {
+                Ok((header, response)) if header == begun.expected => {
+                    self.answer = Some(Ok(response));
+                }
+                // An answer to a request that was given up: ours is still to come.
+                Ok(_) => {}
+                Err(error) => self.answer = Some(Err(error)),
+            }
+        }
+        if late && self.answer.is_none() {
+            self.answer = Some(Err(IpmiError::Timeout));
+        }
+        if self.answer.is_some() {
+            self.begun = None;
+        }
+    }
+
+    /// Waits until the request that was begun has its answer.
+    fn settle(&mut self) {
+        while self.begun.is_some() {
+            self.look();
+        }
+    }
+
     /// Waits for the response to the request just sent.
     fn receive(&self, request: &Request<'_>, sequence: u8) -> Result<Response, IpmiError> {
-        let deadline = Deadline::after_ms(PATIENCE_MS);
-        let expected = [(request.netfn | 1) << 2, sequence, request.command];
+        let Begun { expected, deadline } = Begun::new(request, sequence);
         loop {
             deadline
                 .wait_for(|| (self.control() & RESPONSE != 0).then_some(()))
@@ -174,10 +273,11 @@ impl<B: IoSpace> Bt<B> {
     fn take_from_fifo(&self) -> Result<([u8; 3], Response), IpmiError> {
         let next = || self.bus.inb(self.base + FIFO);
         let length = usize::from(next());
-        let data_length = length
-            .checked_sub(RESPONSE_HEADER)
-            .filter(|data| *data <= DATA_MAX);
+        let data_length = length.checked_sub(RESPONSE_HEADER);
         let data_length = data_length.ok_or(IpmiError::Malformed)?;
+        if data_length > DATA_MAX {
+            return Err(IpmiError::TooLong);
+        }
         let header = [next(), next(), next()];
         let completion = next();
         let mut data = [0; DATA_MAX];
@@ -190,8 +290,17 @@ impl<B: IoSpace> Bt<B> {
     }
 }
 
+fn check_length(request: &Request<'_>) -> Result<u8, IpmiError> {
+    let length = u8::try_from(request.data.len()).map_err(|_| IpmiError::TooLong)?;
+    if request.data.len() > DATA_MAX {
+        return Err(IpmiError::TooLong);
+    }
+    Ok(length)
+}
+
 impl<B: IoSpace> Transport for Bt<B> {
     fn transact(&mut self, request: &Request<'_>) -> Result<Response, IpmiError> {
+        self.settle();
         for _ in 0..ATTEMPTS {
             self.sequence = self.sequence.wrapping_add(1);
             let sequence = self.sequence;
@@ -220,6 +329,7 @@ mod tests {
     const DATA: u16 = 0xe5;
     const GET_DEVICE_ID: Request<'static> = Request {
         netfn: 6,
+        lun: 0,
         command: 1,
         data: &[],
     };
@@ -288,6 +398,7 @@ mod tests {
         script.extend(receiving(&[6, 4, 1, 2, 0, 0xaa, 0xbb]));
         let request = Request {
             netfn: 0,
+            lun: 0,
             command: 2,
             data: &[3],
         };
@@ -319,12 +430,13 @@ mod tests {
 
     #[test]
     fn a_response_of_impossible_length_is_refused() {
-        for length in [0, 3, 64, 255] {
+        let (short, long) = (IpmiError::Malformed, IpmiError::TooLong);
+        for (length, error) in [(0, short), (3, short), (64, long), (255, long)] {
             let mut script = sending(&[3, 0x18, 1, 1]);
             script.extend(receiving(&[length]));
             assert_eq!(
                 started(script).transact(&GET_DEVICE_ID),
-                Err(IpmiError::Malformed),
+                Err(error),
                 "{length}"
             );
         }
@@ -401,5 +513,65 @@ mod tests {
         let mut bt = started([In(CTRL, ATTENTION), In(CTRL, 0)]);
         assert!(bt.wants_attention());
         assert!(!bt.wants_attention());
+    }
+
+    #[test]
+    fn a_request_can_be_begun_and_asked_for_later() {
+        let mut script = sending(&[3, 0x18, 1, 1]);
+        script.push(In(CTRL, BMC_BUSY));
+        script.extend(receiving(&[5, 0x1c, 1, 1, 0, 7]));
+        script.push(In(CTRL, BMC_BUSY));
+        script.extend(sending(&[3, 0x18, 2, 1]));
+        script.push(In(CTRL, 0));
+        let mut bt = started(script);
+        assert_eq!(bt.poll(), None, "nothing was begun");
+        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.begin(&GET_DEVICE_ID), Err(IpmiError::Busy));
+        assert_eq!(bt.poll(), None);
+        let answer = bt.poll().expect("it came").expect("it is good");
+        assert_eq!(answer.data(), [7]);
+        assert_eq!(bt.begin(&GET_DEVICE_ID), Err(IpmiError::Busy), "the BMC is");
+        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.poll(), None);
+    }
+
+    #[test]
+    fn a_request_that_was_begun_is_ended_before_the_next_is_sent() {
+        let mut script = sending(&[3, 0x18, 1, 1]);
+        script.push(In(CTRL, BMC_BUSY));
+        script.extend(receiving(&[4, 0x1c, 1, 1, 0xc1]));
+        script.extend(sending(&[3, 0x18, 2, 1]));
+        script.extend(receiving(&[4, 0x1c, 2, 1, 0]));
+        let mut bt = started(script);
+        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.transact(&GET_DEVICE_ID).map(|r| r.completion), Ok(0));
+        let first = bt.poll().expect("it was kept");
+        assert_eq!(first.map(|response| response.completion), Ok(0xc1));
+    }
+
+    #[test]
+    fn wrong_late_and_missing_answers_end_a_request_that_was_begun() {
+        timebase::fake::set_step(Ticks::from_ms(1));
+        // An answer of another request, then none for longer than we wait.
+        let mut script = sending(&[3, 0x18, 1, 1]);
+        script.extend(receiving(&[4, 0x1c, 99, 1, 0]));
+        script.extend([Pass(Ticks::from_s(4)), In(CTRL, 0), In(CTRL, 0)]);
+        // One that is too long.
+        script.extend(sending(&[3, 0x18, 2, 1]));
+        script.extend(receiving(&[200]));
+        let mut bt = started(script);
+        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
+        assert_eq!([bt.poll(), bt.poll()], [None, None]);
+        assert_eq!(bt.poll(), Some(Err(IpmiError::Timeout)));
+        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.poll(), Some(Err(IpmiError::TooLong)));
+    }
+
+    #[test]
+    fn interrupts_are_withdrawn_only_when_pending() {
+        let bus = Expect::new([In(0xe6, ENABLED), In(0xe6, 3), Out(0xe6, 3), Out(0xe6, 1)]);
+        serve_interrupt(&bus);
+        serve_interrupt(&bus);
+        enable_interrupt(&bus);
     }
 }

@@ -17,6 +17,8 @@ pub const DATA_MAX: usize = 59;
 pub struct Request<'a> {
     /// Function, 6 bits, even.
     pub netfn: u8,
+    /// Logical unit, 2 bits; 0 but for a kernel's own requests.
+    pub lun: u8,
     /// Command.
     pub command: u8,
     /// What follows the command, at most [`DATA_MAX`] bytes.
@@ -59,7 +61,7 @@ pub enum IpmiError {
     Busy,
     /// No answer came.
     Timeout,
-    /// The request has more data than the interface takes.
+    /// The request, or its answer, has more data than the interface takes.
     TooLong,
     /// The answer is not one: wrong length or form.
     Malformed,
@@ -72,7 +74,7 @@ impl fmt::Display for IpmiError {
         match self {
             Self::Busy => f.write_str("interface busy"),
             Self::Timeout => f.write_str("no answer"),
-            Self::TooLong => f.write_str("request too long"),
+            Self::TooLong => f.write_str("message too long"),
             Self::Malformed => f.write_str("malformed answer"),
             Self::Refused(code) => write!(f, "refused with code {code:#04x}"),
         }
@@ -115,6 +117,7 @@ fn call(
 ) -> Result<Response, IpmiError> {
     let response = bmc.transact(&Request {
         netfn,
+        lun: 0,
         command,
         data,
     })?;

@@ -235,9 +235,9 @@ crate::opal_calls! {
     /// Withdrawn in favour of token 109; its arguments are not on record.
     106 OPAL_OLD_I2C_REQUEST()                                                          absent Never;
     /// Sends an IPMI message to the BMC.
-    107 OPAL_IPMI_SEND(interface: IpmiInterface, msg: OsAddr, len: u64)                 absent Ipmi;
+    107 OPAL_IPMI_SEND(interface: IpmiInterface, msg: OsAddr, len: u64)                 served Ipmi;
     /// Fetches an IPMI message of the BMC.
-    108 OPAL_IPMI_RECV(interface: IpmiInterface, msg: OsAddr, len: OsAddr)              absent Ipmi;
+    108 OPAL_IPMI_RECV(interface: IpmiInterface, msg: OsAddr, len: OsAddr)              served Ipmi;
     /// Reads from or writes to an I2C device.
     109 OPAL_I2C_REQUEST(token: AsyncToken, bus: I2cBus, request: OsAddr)               absent I2c;
     /// Reads flash.

@@ -16,11 +16,12 @@ fn repository() -> PathBuf {
 const DISPATCH: &str = "firmware/src/opal/serve.rs";
 
 /// Who does the work when an arm says this; the dispatcher itself when it says none of them.
-const WHERE: [(&str, &str); 12] = [
+const WHERE: [(&str, &str); 13] = [
     ("self.console", "opal-calls/src/console.rs"),
     ("self.messages", "opal-calls/src/messages.rs"),
     ("self.quiesce", "opal-calls/src/quiesce.rs"),
     ("self.xive", "opal-calls/src/xive.rs"),
+    ("ipmi.", "opal-calls/src/ipmi.rs"),
     ("device_tree::", "opal-calls/src/device_tree.rs"),
     ("nest_mmu::", "opal-calls/src/nest_mmu.rs"),
     ("calls::is_served", "opal-calls/src/calls.rs"),

@@ -115,6 +115,9 @@ impl Choice {
             (None, Mode::Opal) if self.starts_second() => {
                 initramfs::kexec(tools, &kernel, &self.short_kernel())?
             }
+            (None, Mode::Opal) if self.says("nidus_do=devices") => {
+                initramfs::devices(tools, &self.short_kernel())?
+            }
             (None, Mode::Papr | Mode::Opal) => initramfs::small(tools, self.tells_levels())?,
         };
         initrd

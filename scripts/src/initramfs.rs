@@ -15,7 +15,7 @@ use crate::command;
 use crate::cpio::Archive;
 use crate::image;
 use crate::needed;
-use crate::setup::kernel::Kernel;
+use crate::setup::kernel::{self, Kernel};
 use crate::setup::{self, qemu};
 use crate::tiny_elf::{self, Class};
 use crate::tools::{self, Tools, repository, target};
@@ -61,7 +61,7 @@ pub fn nested(tools: &Tools, kernel: &Kernel, name: &str, lscpu: bool) -> Result
         0o644,
         &read(&repository().join("tests/linux/nested"))?,
     )?;
-    add_modules(&mut archive, kernel)?;
+    add_modules(&mut archive, &kernel.modules)?;
     let mut libraries = add_qemu(&mut archive, &tools.path(qemu::GUEST))?;
     if lscpu {
         add_lscpu(&mut archive, tools, &mut libraries)?;
@@ -73,6 +73,15 @@ pub fn nested(tools: &Tools, kernel: &Kernel, name: &str, lscpu: bool) -> Result
     archive.file("l2/initrd", 0o644, &small_bytes(tools, lscpu)?)?;
     let bytes = archive.finish()?;
     store(path, &bytes, LARGEST)
+}
+
+/// Makes the image of a bare-metal kernel that looks at the devices that the firmware serves.
+pub fn devices(tools: &Tools, name: &str) -> Result<PathBuf> {
+    let path = target().join(format!("initrd/devices-{name}.cpio"));
+    let mut archive = base(tools)?;
+    add_modules(&mut archive, &kernel::drivers(tools, name)?)?;
+    image::replace(&path, &archive.finish()?)?;
+    Ok(path)
 }
 
 /// Makes the image of a bare-metal kernel that starts a second one, the same again, with kexec.
@@ -98,7 +107,7 @@ pub fn peer(tools: &Tools, kernel: &Kernel, payload: &Path) -> Result<PathBuf> {
     let mut archive = base(tools)?;
     let script = repository().join("tests/linux/peer");
     archive.file("peer", 0o644, &read(&script)?)?;
-    add_modules(&mut archive, kernel)?;
+    add_modules(&mut archive, &kernel.modules)?;
     add_qemu(&mut archive, &tools.path(qemu::GUEST))?;
     archive.file("l1-payload", 0o755, &read(payload)?)?;
     store(
@@ -167,10 +176,10 @@ fn restart() -> Vec<u8> {
     tiny_elf::file(Class::Little64, &code, false)
 }
 
-fn add_modules(archive: &mut Archive<Vec<u8>>, kernel: &Kernel) -> Result<()> {
+fn add_modules(archive: &mut Archive<Vec<u8>>, modules: &[PathBuf]) -> Result<()> {
     archive.directory("modules")?;
     let mut order = String::new();
-    for module in &kernel.modules {
+    for module in modules {
         let name = file_name(module);
         archive.file(&format!("modules/{name}"), 0o644, &read(module)?)?;
         order.push_str(&name);

@@ -18,6 +18,7 @@ use crate::tools::{Tools, target};
 use crate::wrong::Wrong;
 
 mod cases;
+mod devices;
 mod payload_forms;
 mod warnings;
 

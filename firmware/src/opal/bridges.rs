@@ -62,8 +62,12 @@ impl Bridges {
             }
         }
         if all.console.is_some() {
-            lpc.route(SerialIrq::UART, LINE);
-            lpc.start_interrupts(SerialIrqs::NONE.with(SerialIrq::UART));
+            let used = [SerialIrq::UART, SerialIrq::BT];
+            let used = used.into_iter().fold(SerialIrqs::NONE, |used, irq| {
+                lpc.route(irq, LINE);
+                used.with(irq)
+            });
+            lpc.start_interrupts(used);
         }
         all
     }

@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 
 use isa::timebase::{self, Deadline, Ticks};
+use nest::bt;
 use nest::core_control::{self, ControlError, Place};
 use nest::lock::Mutex;
 use nest::psi::PsiSource;
@@ -18,7 +19,8 @@ use opal_calls::console::Console;
 use opal_calls::entry::{Depth, Pace, check_nesting, pace};
 use opal_calls::error::{Answer, OpalError, SUCCESS, to_r3};
 use opal_calls::events::Events;
-use opal_calls::messages::Messages;
+use opal_calls::ipmi::{Ipmi, Wish};
+use opal_calls::messages::{Kind, Message, Messages};
 use opal_calls::os_memory::OsMemory as _;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Row};
@@ -29,6 +31,7 @@ use super::buses::{NestMmuUnits, scom_code, scom_place};
 use super::clock;
 use super::console::UartPort;
 use super::entry::{Request, give_up_stack};
+use super::ipmi::BmcPort;
 use super::nvram::Nvram;
 use super::subtrees::KeptTree;
 use super::threads::{AllThreads, OpalThread};
@@ -52,6 +55,7 @@ pub(super) struct Opal {
     pub(super) events: Events,
     pub(super) messages: Messages,
     pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
+    pub(super) ipmi: Option<(Ipmi, BmcPort)>,
     pub(super) nvram: Mutex<Nvram>,
     pub(super) xscom: SharedScom,
     pub(super) nest_mmus: Vec<Unit>,
@@ -103,10 +107,16 @@ impl Opal {
             check_nesting(row, depth, self.quiesce.waives_nesting(me))?;
         }
         let call = calls::admit(request.token, request.regs, self.have)?;
-        self.dispatch(call, thread, me)
+        self.dispatch(call, thread, me, depth)
     }
 
-    fn dispatch(&self, call: Call, thread: &'static OpalThread, me: Server) -> Answer {
+    fn dispatch(
+        &self,
+        call: Call,
+        thread: &'static OpalThread,
+        me: Server,
+        depth: Depth,
+    ) -> Answer {
         match call {
             Call::OPAL_TEST { .. } => Ok(0xfeed_f00d),
             Call::OPAL_CHECK_TOKEN { token, .. } => {
@@ -125,10 +135,10 @@ impl Opal {
                 self.console.space(me, &self.os, term, len)
             }
             Call::OPAL_CONSOLE_FLUSH { term, .. } => self.console.flush(me, term),
-            Call::OPAL_POLL_EVENTS { events, .. } => self.poll(me, events),
+            Call::OPAL_POLL_EVENTS { events, .. } => self.poll(me, depth, events),
             Call::OPAL_HANDLE_INTERRUPT { isn, events, .. } => {
                 self.serve_interrupt(isn)?;
-                self.poll(me, events)
+                self.poll(me, depth, events)
             }
             Call::OPAL_GET_MSG { buf, size, .. } => {
                 self.messages.get_msg(&self.events, &self.os, buf, size)
@@ -174,6 +184,9 @@ impl Opal {
                     return Err(OpalError::OPAL_BUSY_EVENT);
                 }
                 self.messages.forget(&self.events);
+                if let Some((ipmi, _)) = &self.ipmi {
+                    ipmi.forget(&self.events);
+                }
                 SUCCESS
             }
             Call::OPAL_XSCOM_READ {
@@ -222,6 +235,26 @@ impl Opal {
                 size,
                 ..
             } => self.lpc_write(chip, space, addr, data, size),
+            Call::OPAL_IPMI_SEND {
+                interface,
+                msg,
+                len,
+                ..
+            } => {
+                let (ipmi, bmc) = self.ipmi.as_ref().ok_or(OpalError::OPAL_UNSUPPORTED)?;
+                // The BMC's interrupt tells of the answer.
+                let _ = ipmi.send(bmc, &self.events, &self.os, interface, msg, len)?;
+                SUCCESS
+            }
+            Call::OPAL_IPMI_RECV {
+                interface,
+                msg,
+                len,
+                ..
+            } => {
+                let (ipmi, bmc) = self.ipmi.as_ref().ok_or(OpalError::OPAL_UNSUPPORTED)?;
+                ipmi.recv(bmc, &self.events, &self.os, interface, msg, len)
+            }
             Call::OPAL_GET_DEVICE_TREE { node, buf, len, .. } => {
                 device_tree::get(&self.tree, &self.os, node, buf, len)
             }
@@ -329,8 +362,8 @@ impl Opal {
 
     /// Does what an interrupt of the firmware is for, but for the console: that is looked at after every one.
     fn serve_interrupt(&self, isn: Isn) -> Result<(), OpalError> {
-        let bridges = &self.xive.controllers().bridges;
-        let source = bridges.find(isn).ok_or(OpalError::OPAL_PARAMETER)?;
+        let all = &self.xive.controllers().bridges;
+        let source = all.find(isn).ok_or(OpalError::OPAL_PARAMETER)?;
         if source == PsiSource::Lpc
             && let Some((errors, address)) = self.machine.bus().serve_errors()
         {
@@ -339,16 +372,33 @@ impl Opal {
         Ok(())
     }
 
-    fn poll(&self, me: Server, events: OsAddr) -> Answer {
+    fn poll(&self, me: Server, depth: Depth, events: OsAddr) -> Answer {
         if events.0 != 0 {
             self.os.check(events, 8)?;
         }
         // Who polls needs no interrupt to look again.
         let _ = self.console.poll(me, &self.events);
+        // A call that this one interrupted may be talking to the BMC, and to the kernel.
+        if let Some((ipmi, bmc)) = self.ipmi.as_ref().filter(|_| !depth.is_nested()) {
+            bt::serve_interrupt(self.machine.bus());
+            let _ = ipmi.poll(bmc, &self.events);
+            if let Some(wish) = ipmi.take_wish() {
+                self.pass_on(wish);
+            }
+        }
         if events.0 != 0 {
             self.os.write_be64(events, self.events.pending().0)?;
         }
         SUCCESS
+    }
+
+    /// Tells the kernel that somebody pressed a button.
+    fn pass_on(&self, wish: Wish) {
+        let message = Message::words(Kind::Shutdown, &[wish as u64]);
+        let pushed = message.is_ok_and(|message| self.messages.push(&self.events, message).is_ok());
+        if !pushed {
+            log::warn!("the kernel does not fetch its messages: {wish:?} is lost");
+        }
     }
 
     fn read_clock(&self, ymd: OsAddr, hmsm: OsAddr) -> Answer {

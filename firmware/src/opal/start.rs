@@ -13,7 +13,8 @@ use nest::lock::Mutex;
 use nest::scom::ChipIndex;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::console::Console;
-use opal_calls::events::Events;
+use opal_calls::events::{EventSet, Events};
+use opal_calls::ipmi::Ipmi;
 use opal_calls::messages::Messages;
 use opal_calls::os_memory::BadRanges;
 use opal_calls::quiesce::Quiesce;
@@ -26,6 +27,7 @@ use papr_services::tree::{Node, TreeError};
 use super::clock::Rtc;
 use super::console::UartPort;
 use super::entry::{self, BY_PIR, Launch};
+use super::ipmi::{self, BmcPort};
 use super::kernel::Kernel;
 use super::nvram::Nvram;
 use super::sensors;
@@ -197,6 +199,15 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         .map(|(unit, _)| unit)
         .collect();
     sensors::describe(&mut tree.root);
+    let events = Events::new();
+    let ipmi = handover.machine.has_bmc().then(|| {
+        let event = events.allocate().unwrap_or(EventSet::NONE);
+        ipmi::describe(&mut tree.root, event);
+        if let Err(error) = handover.machine.start_bmc_interrupts() {
+            log::warn!("the BMC does not interrupt: {error}");
+        }
+        (Ipmi::new(event), BmcPort(handover.machine))
+    });
     let blob = tree.flatten().map_err(StartError::Tree)?;
     log::warn!("NVRAM is in memory only: what the kernel writes there will not last");
     log::info!(
@@ -216,6 +227,9 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     if rtc {
         have = have.with(Facility::Rtc);
     }
+    if ipmi.is_some() {
+        have = have.with(Facility::Ipmi);
+    }
     if !nest_mmus.is_empty() {
         have = have.with(Facility::Nmmu);
     }
@@ -225,9 +239,10 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         os,
         threads,
         quiesce: Quiesce::new(),
-        events: Events::new(),
+        events,
         messages: Messages::new(),
         console: Console::new(UartPort(handover.machine)),
+        ipmi,
         nvram: Mutex::new(nvram),
         xscom: Mutex::new(xscom),
         nest_mmus,

@@ -243,6 +243,16 @@ pub fn cases() -> Vec<Case> {
         ),
         boot("opal-7.2", opal(), vec![]),
         boot(
+            "opal-devices",
+            Choice {
+                machine: "powernv10-rainier".to_owned(),
+                memory: "2G".to_owned(),
+                append: "nidus_do=devices".to_owned(),
+                ..opal()
+            },
+            vec![devices::answer],
+        ),
+        boot(
             "opal-6.12",
             Choice {
                 machine: "powernv10-rainier".to_owned(),

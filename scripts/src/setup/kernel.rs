@@ -134,6 +134,75 @@ fn reduce(root: &Path, _: &Fetched) -> Result<()> {
     for name in OPTIONAL_MODULES {
         let _ = take_module(root, name, &mut order);
     }
+    keep(root, &order)
+}
+
+/// Drivers of what the firmware serves in OPAL mode: the BMC. The bus driver of I2C is built in.
+const DRIVERS: [&str; 2] = ["ipmi-powernv", "ipmi-devintf"];
+/// What reads I2C devices and sensors, where the kernel has them as modules.
+const OPTIONAL_DRIVERS: [&str; 3] = ["i2c-dev", "ibmpowernv", "leds-pca955x"];
+/// The item with the drivers of the kernel of that name.
+fn drivers_item(name: &str) -> String {
+    format!("drivers-{name}")
+}
+
+/// Unpacks the drivers of a kernel that is there, in the same version, unless they are there.
+pub fn provide_drivers(tools: &Tools, packages: &mut Packages, name: &str) -> Result<()> {
+    if tools.has(&drivers_item(name)) {
+        return Ok(());
+    }
+    let spec = KERNELS.iter().find(|spec| spec.name == name);
+    let spec = spec.with_context(|| format!("no kernel {name}"))?;
+    let manifest = tools.manifest(&item(name));
+    let same = |candidate: &str| {
+        manifest
+            .split_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .any(|(_, version)| version == candidate)
+    };
+    let follow = |name: &str| {
+        ["linux-image-", "linux-modules-"]
+            .iter()
+            .any(|p| name.starts_with(p))
+    };
+    let got = packages
+        .fetch_and(
+            tools,
+            &drivers_item(name),
+            "ppc64el",
+            spec.groups,
+            &[spec.metapackage],
+            follow,
+            same,
+            |root, _| {
+                let mut order = Vec::new();
+                for driver in DRIVERS {
+                    take_module(root, driver, &mut order)?;
+                }
+                for driver in OPTIONAL_DRIVERS {
+                    let _ = take_module(root, driver, &mut order);
+                }
+                keep(root, &order)
+            },
+        )
+        .with_context(|| format!("the drivers of kernel {name} cannot be had"))?;
+    println!(
+        "setup: drivers of kernel {name}: {}",
+        got.version_of(spec.metapackage)
+    );
+    Ok(())
+}
+
+/// The drivers of a kernel, each after what it depends on.
+pub fn drivers(tools: &Tools, name: &str) -> Result<Vec<PathBuf>> {
+    let root = tools.path(&drivers_item(name));
+    let order = fs::read_to_string(root.join("modules.order"))
+        .with_context(|| format!("the drivers of kernel {name} are not set up"))?;
+    Ok(order.lines().map(|line| root.join(line)).collect())
+}
+
+/// Writes the order of the modules and throws the rest of the packages away.
+fn keep(root: &Path, order: &[String]) -> Result<()> {
     fs::write(root.join("modules.order"), order.join("\n") + "\n")?;
     for directory in ["boot", "usr", "lib", "etc"] {
         let _ = fs::remove_dir_all(root.join(directory));

@@ -22,6 +22,7 @@ pub fn run(tools: &Tools) -> Result<()> {
     for spec in &kernel::KERNELS {
         kernel::provide(tools, &mut packages, spec)?;
     }
+    kernel::provide_drivers(tools, &mut packages, "7.2")?;
     qemu::provide_guest(tools, &mut packages)?;
     for part in &USERLAND {
         provide(tools, &mut packages, part)?;
