@@ -1,6 +1,6 @@
 //! The table of Linux boots: what is booted, and what its console must say.
 
-use super::{Case, Check, Stop, Work, payload_forms};
+use super::{Case, Check, Stop, Work, devices, payload_forms};
 use crate::boot::{Choice, Mode};
 use crate::console::Step;
 use crate::counters;
