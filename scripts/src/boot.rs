@@ -47,6 +47,11 @@ impl Mode {
 /// host: the timer that feeds the watchdog, of 4 such seconds, then comes after more than 10 real ones, on any firmware.
 const LOCKUP: &str = "watchdog_thresh=60";
 
+/// A KVM host on QEMU must not mark pages of its guests as unreferenced, which Linux 7.2's DAMON_STAT does with one every few
+/// ms. When that page holds tables through which the guest fetches instructions, QEMU (11.1) does not come out of
+/// delivering the HDSI; the guest hangs, on any firmware. Partitions have R and C set for them by the firmware.
+const NO_ACCESS_SAMPLES: &str = "damon_stat.enabled=N";
+
 /// What can be chosen for a boot.
 #[derive(Clone, Debug)]
 pub struct Choice {
@@ -64,14 +69,14 @@ pub struct Choice {
     pub initrd: Option<PathBuf>,
     /// More words for the kernel's command line.
     pub append: String,
-    /// L2 guests.
+    /// L2 guests; a partition that stays alone has none.
     pub l2: u32,
     /// L2 guests that KVM has to refuse.
     pub refused: Vec<u32>,
     /// Messages that have to come, and are shown with the result of the case; they may have a forbidden pattern.
     pub quotes: Vec<&'static str>,
-    /// Threads of each L2.
-    pub l2_smp: u32,
+    /// The `-smp` argument of each L2.
+    pub l2_smp: String,
     /// MiB of each L2.
     pub l2_memory: u32,
     /// Rounds of L2s, with kvm-hv unloaded and loaded between them.
@@ -93,10 +98,10 @@ impl Choice {
             kernel: "7.2".to_owned(),
             initrd: None,
             append: String::new(),
-            l2: 1,
+            l2: u32::from(mode == Mode::Nested),
             refused: Vec::new(),
             quotes: Vec::new(),
-            l2_smp: 1,
+            l2_smp: "1".to_owned(),
             l2_memory: 256,
             rounds: 1,
             shell: false,
@@ -109,7 +114,7 @@ impl Choice {
         let kernel = Kernel::named(tools, &self.kernel)?;
         let initrd = match (&self.initrd, self.mode) {
             (Some(file), _) => file.clone(),
-            (None, Mode::Nested) => {
+            (None, _) if self.starts_l2s() => {
                 initramfs::nested(tools, &kernel, &self.short_kernel(), self.tells_levels())?
             }
             (None, Mode::Opal) if self.starts_second() => {
@@ -118,7 +123,7 @@ impl Choice {
             (None, Mode::Opal) if self.says("nidus_do=devices") => {
                 initramfs::devices(tools, &self.short_kernel())?
             }
-            (None, Mode::Papr | Mode::Opal) => initramfs::small(tools, self.tells_levels())?,
+            (None, _) => initramfs::small(tools, self.tells_levels())?,
         };
         initrd
             .metadata()
@@ -144,10 +149,13 @@ impl Choice {
         ];
         if self.shell {
             words.push("nidus_do=shell".to_owned());
-        } else if self.mode == Mode::Nested {
+        } else if self.starts_l2s() {
             words.push("nidus_do=nested".to_owned());
         }
-        if self.mode == Mode::Nested {
+        if self.mode == Mode::Opal && self.starts_l2s() {
+            words.push(NO_ACCESS_SAMPLES.to_owned());
+        }
+        if self.starts_l2s() {
             words.push(format!("nidus_l2={} nidus_l2_smp={}", self.l2, self.l2_smp));
             words.push(format!(
                 "nidus_l2_mem={} nidus_rounds={}",
@@ -158,6 +166,24 @@ impl Choice {
             words.push(self.append.clone());
         }
         words.join(" ")
+    }
+
+    /// Whether the kernel starts guests; without a single one it can still load KVM.
+    fn starts_l2s(&self) -> bool {
+        match self.mode {
+            Mode::Nested => true,
+            Mode::Papr => false,
+            Mode::Opal => self.l2 > 0,
+        }
+    }
+
+    /// The milestone of KVM, and how it says which one it is.
+    fn kvm_loaded(&self) -> (String, String) {
+        let (name, pattern) = match self.mode {
+            Mode::Opal => ("kvm-hv", "NIDUS-L1-KVM api=none"),
+            Mode::Nested | Mode::Papr => ("kvm-hv, nested v2", "NIDUS-L1-KVM api=v2"),
+        };
+        (name.to_owned(), pattern.to_owned())
     }
 
     /// Returns what the console has to show.
@@ -183,7 +209,7 @@ impl Choice {
                 step("kexec", "NIDUS-L1-KEXEC");
                 step("second userland", "NIDUS-L1-USERLAND id=1 ");
             }
-            if self.mode == Mode::Nested {
+            if self.starts_l2s() {
                 let (refused, l2s): (Vec<u32>, Vec<u32>) =
                     (1..=self.l2).partition(|id| self.refused.contains(id));
                 let each = |name: &str, pattern: &dyn Fn(u32) -> String| -> Vec<(String, String)> {
@@ -198,10 +224,7 @@ impl Choice {
                             "NIDUS-L1-UNLOADED".to_owned(),
                         )]);
                     }
-                    steps.push(vec![(
-                        "kvm-hv, nested v2".to_owned(),
-                        "NIDUS-L1-KVM api=v2".to_owned(),
-                    )]);
+                    steps.push(vec![self.kvm_loaded()]);
                     // The consoles of the L2s go through a pipe, so L1 may say first that they are up.
                     let mut up = each("userland", &|id| format!("NIDUS-L2-USERLAND id={id} "));
                     up.extend(refused.iter().map(|id| {
@@ -234,8 +257,8 @@ impl Choice {
     /// Generous: several times what an idle machine needs.
     pub fn limit(&self) -> Duration {
         Duration::from_secs(match self.mode {
-            Mode::Nested => 300 + 240 * u64::from(self.l2 * self.rounds),
-            Mode::Papr | Mode::Opal => 180,
+            _ if self.starts_l2s() => 300 + 240 * u64::from(self.l2 * self.rounds),
+            Mode::Nested | Mode::Papr | Mode::Opal => 180,
         })
     }
 
@@ -289,6 +312,32 @@ mod tests {
         assert_eq!(userland[0].step, userland[1].step);
         assert_eq!(userland[1].pattern, "NIDUS-L2-USERLAND id=2 ");
         assert_eq!(list.last().map(|m| m.name.as_str()), Some("L1 off"));
+    }
+
+    #[test]
+    fn a_kernel_in_hypervisor_state_starts_l2s_when_told() {
+        let alone = Choice::new(Mode::Opal);
+        assert_eq!(
+            alone.milestones().len(),
+            Choice::new(Mode::Papr).milestones().len()
+        );
+        let host = Choice {
+            l2: 1,
+            l2_smp: "2,threads=2".to_owned(),
+            ..alone
+        };
+        let line = host.command_line();
+        for word in [
+            "nidus_l2_smp=2,threads=2",
+            "nidus_do=nested",
+            "damon_stat.enabled=N",
+        ] {
+            assert!(line.split(' ').any(|had| had == word), "{line}");
+        }
+        let list = host.milestones();
+        let has = |pattern: &str| list.iter().any(|m| m.pattern.starts_with(pattern));
+        assert!(has("NIDUS-L1-KVM api=none") && has("NIDUS-L2-USERLAND id=1 "));
+        assert!(!Choice::new(Mode::Nested).command_line().contains("damon"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::wrong::Wrong;
 
 mod cases;
 mod devices;
+mod kvm_hosts;
 mod payload_forms;
 mod warnings;
 

@@ -41,12 +41,12 @@ pub struct Options {
     /// More words for the command line; the firmware takes those that begin with `nidus.`
     #[arg(long, default_value = "")]
     append: String,
-    /// L2 guests
-    #[arg(long, default_value_t = 1)]
-    l2: u32,
-    /// Threads of each L2
-    #[arg(long, default_value_t = 1)]
-    l2_smp: u32,
+    /// L2 guests [default: 1 in nested mode, 0 in opal mode]
+    #[arg(long)]
+    l2: Option<u32>,
+    /// Threads of each L2: a number or what QEMU's -smp takes
+    #[arg(long, default_value = "1")]
+    l2_smp: String,
     /// MiB of each L2
     #[arg(long, default_value_t = 256)]
     l2_memory: u32,
@@ -77,6 +77,7 @@ pub fn run(tools: &Tools, options: Options) -> Result<bool> {
         },
         None => image::firmware()?,
     };
+    let default = Choice::new(options.mode);
     let choice = Choice {
         machine: options.machine,
         smp: options.smp,
@@ -84,12 +85,12 @@ pub fn run(tools: &Tools, options: Options) -> Result<bool> {
         kernel: options.kernel,
         initrd: options.initrd,
         append: options.append,
-        l2: options.l2,
+        l2: options.l2.unwrap_or(default.l2),
         l2_smp: options.l2_smp,
         l2_memory: options.l2_memory,
         shell: options.shell,
         extra: options.qemu_arg,
-        ..Choice::new(options.mode)
+        ..default
     };
     let machine = choice.machine(tools, &image)?;
     let qemu = qemu::program(tools);

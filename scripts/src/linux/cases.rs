@@ -1,6 +1,6 @@
 //! The table of Linux boots: what is booted, and what its console must say.
 
-use super::{Case, Check, Stop, Work, devices, payload_forms};
+use super::{Case, Check, Stop, Work, devices, kvm_hosts, payload_forms};
 use crate::boot::{Choice, Mode};
 use crate::console::Step;
 use crate::counters;
@@ -164,7 +164,7 @@ pub fn cases() -> Vec<Case> {
             "nested-smp",
             Choice {
                 smp: "4".to_owned(),
-                l2_smp: 2,
+                l2_smp: "2".to_owned(),
                 ..nested()
             },
             vec![],
@@ -537,6 +537,7 @@ pub fn cases() -> Vec<Case> {
             Stop::Stays,
         ),
     ];
+    all.splice(0..0, kvm_hosts::cases());
     all.extend(payload_forms::cases());
     all
 }
