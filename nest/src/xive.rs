@@ -14,12 +14,14 @@
 //! | `cache` | watch, scrub, sync | `controller` | one chip: lock and allocation |
 //! | `setup` | bringing all chips up | `routing` | sources and queues |
 //! | `processors` | virtual processors | `tima` | a thread's own context |
+//! | `guest` | what a host of partitions needs | | |
 //!
 //! The surprising fact: the chip's number in all ids is its block, the order in which its controller was set up, and not
 //! its place in the machine.
 
 mod cache;
 mod controller;
+mod guest;
 pub mod memory;
 #[cfg(test)]
 pub(crate) mod model;
@@ -46,6 +48,7 @@ use tables::Index;
 use vp_blocks::VpBlocks;
 
 pub use controller::PRIORITIES;
+pub use guest::PQ_OFF;
 pub use memory::{REGION, XiveMemory};
 pub use processors::{VpInfo, VpSetup};
 pub use routing::{Queue, QueueInfo, Route, RouteInfo, SourceInfo};

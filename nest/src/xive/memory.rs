@@ -60,8 +60,12 @@ layout! {
     end_sets      0x0012_0000 .. 0x0014_0000;
     /// Ours: pages that were given and are not used yet, 8 bytes each.
     donated       0x0014_0000 .. 0x0015_0000;
+    /// Ours: where reports go that nobody asked for.
+    reports       0x0015_0000 .. 0x0016_0000;
     /// Ours, on the first chip only: blocks of virtual processors.
     vp_blocks     0x0020_0000 .. 0x0030_0000;
+    /// Ours: pages for the tables, where no kernel gives any.
+    spare         0x0030_0000 .. 0x0080_0000;
     /// Assignments, 8 bytes for each source.
     eas           0x0080_0000 .. 0x0100_0000;
 }
@@ -188,14 +192,22 @@ mod tests {
             memory.nvp_first(),
             memory.end_sets(),
             memory.donated(),
+            memory.reports(),
             memory.vp_blocks(),
+            memory.spare(),
             memory.eas(),
         ];
         for pair in parts.windows(2) {
             assert!(pair[0].0.0 + pair[0].1 <= pair[1].0.0);
         }
         for (at, bytes) in &parts[1..] {
-            assert!(bytes.is_power_of_two() && at.is_aligned(*bytes), "{at}");
+            // The spare pages are no table: each is aligned to itself.
+            let unit = if at.0 == memory.spare().0.0 {
+                PAGE
+            } else {
+                *bytes
+            };
+            assert!(unit.is_power_of_two() && at.is_aligned(unit), "{at}");
         }
         let last = parts[parts.len() - 1];
         assert!(last.0.0 + last.1 <= 0x3400_0000 + REGION);

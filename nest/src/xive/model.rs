@@ -408,8 +408,16 @@ impl Mmio<Esb> for Model {
         old.into()
     }
 
-    fn write64(&self, reg: Reg<Esb>, _: u64) {
-        panic!("store at {reg:?}")
+    /// What a trigger leads to is [`trigger`]'s: here it is noted in P and Q alone.
+    fn write64(&self, reg: Reg<Esb>, value: u64) {
+        let (page, offset) = (reg.offset() / PAGE, reg.offset() % PAGE);
+        let index = low32(page / 2);
+        match (page & 1, offset) {
+            (0, 0) if self.pq(index) == 0b00 => self.set_pq(index, 0b10),
+            (0, 0) => {}
+            (1, esb::SET_OFF) => self.set_pq(index, low8(value) & 0b11),
+            _ => panic!("store at {reg:?}"),
+        }
     }
 }
 

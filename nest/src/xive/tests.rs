@@ -783,6 +783,85 @@ fn without_save_and_restore_the_hypervisor_does_it() {
     );
 }
 
+#[test]
+fn a_host_of_partitions_has_pages_of_its_own() {
+    let machine = machine(2);
+    assert_eq!(machine.xive.allocate_vps(9), Err(XiveError::NoPages));
+    assert_eq!(machine.xive.provision(81), Err(XiveError::Full));
+    machine.xive.provision(16).unwrap();
+    let first = machine.xive.allocate_vps(9).unwrap();
+    for block in 0..2 {
+        let index = first + 511;
+        assert!(!machine.xive.vp(Index { block, index }).unwrap().enabled);
+    }
+    let reports = machine.xive.discarded_reports();
+    assert_eq!(reports, Ra(0x3415_0000));
+}
+
+#[test]
+fn a_virtual_processor_begins_anew() {
+    let machine = machine(2);
+    machine.xive.provision(4).unwrap();
+    let index = machine.xive.allocate_vps(2).unwrap();
+    let vp = Index { block: 1, index };
+    let report = Ra(FREE + 0x100);
+    machine.xive.renew_vp(vp, report).unwrap();
+    let used = machine.chips[1]
+        .nvp_entry(index)
+        .with(&nvp::CPPR, 0xff)
+        .with(&nvp::IPB, 0x02)
+        .with(&nvp::LSMFB, 0x05);
+    machine.chips[1].put_nvp(index, used);
+    machine.xive.renew_vp(vp, report).unwrap();
+    let fresh = machine.chips[1].nvp_entry(index);
+    assert!(fresh.has(&nvp::VALID) && fresh.has(&nvp::HARDWARE));
+    assert_eq!((fresh.words[2], fresh.report()), (0, report));
+    assert_eq!(fresh.ends(), used.ends());
+    // Not while a thread has it; but its reports may move.
+    machine.chips[1].put_nvp(index, used.with(&nvp::CHECKED_OUT, 1));
+    assert_eq!(machine.xive.renew_vp(vp, report), Err(XiveError::Active));
+    machine.xive.set_report(vp, Ra(FREE)).unwrap();
+    let moved = machine.chips[1].nvp_entry(index);
+    assert_eq!(moved, used.with(&nvp::CHECKED_OUT, 1).with_report(Ra(FREE)));
+    // Nowhere is no place: it would be real address 0.
+    for bad in [0, FREE + 0x80, 1 << 60] {
+        let bad = Ra(bad);
+        assert_eq!(machine.xive.renew_vp(vp, bad), Err(XiveError::BadAddress));
+        assert_eq!(machine.xive.set_report(vp, bad), Err(XiveError::BadAddress));
+    }
+    let nobody = Index {
+        block: 1,
+        index: index + 64,
+    };
+    let refused = machine.xive.renew_vp(nobody, report);
+    assert_eq!(refused, Err(XiveError::NoVp));
+}
+
+#[test]
+fn pages_of_sources_are_reached() {
+    let machine = machine(1);
+    let source = machine.xive.allocate_source(0).unwrap();
+    let (chip, index) = (&machine.chips[0], source.index);
+    assert_eq!(machine.xive.esb_store(source, 0xd00, 0b00), Ok(()));
+    machine.xive.trigger(source).unwrap();
+    assert_eq!(chip.pq(index), 0b10);
+    assert_eq!(machine.xive.esb_load(source, 0xd00), Ok(0b10));
+    assert_eq!(machine.xive.turn_source_off(source), Ok(()));
+    assert_eq!(chip.pq(index), 0b01);
+    for offset in [4, 0x1_0000, u64::MAX] {
+        let refused = machine.xive.esb_load(source, offset);
+        assert_eq!(refused, Err(XiveError::BadAddress));
+    }
+    // A source that nobody has has no pages.
+    machine.xive.free_source(source).unwrap();
+    let none = Err(XiveError::NoSource);
+    assert_eq!(machine.xive.esb_load(source, 0), none.map(|()| 0));
+    assert_eq!(machine.xive.esb_store(source, 0, 0), none);
+    assert_eq!(machine.xive.trigger(source), none);
+    let beyond = Index { block: 7, ..source };
+    assert_eq!(machine.xive.trigger(beyond), none);
+}
+
 mod tima {
     use isa::addr::Ra;
 
@@ -844,6 +923,22 @@ mod tima {
         tima.pull_os();
         tima.quiet();
         tima.quiet();
+    }
+
+    #[test]
+    fn a_guests_context_is_looked_at_and_dropped() {
+        let bus = Expect::new([
+            Step::Get32(0x1_0010, 0x80ff_0000),
+            Step::Get32(0x1_0010, 0x00ff_8000),
+            Step::Get32(0x1_0018, 0xc100_0007),
+            Step::Get32(0x1_0818, 0),
+            Step::Get32(0x1_0018, 0x4100_0007),
+        ]);
+        let tima = Tima::new(&bus);
+        assert!(tima.os_presents());
+        assert!(!tima.os_presents());
+        tima.drop_os();
+        tima.drop_os();
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) const PHYSICAL_VALID: u64 = PHYSICAL + WORD2;
 pub(super) const VALID: u8 = 0x80;
 /// From a ring: priority from which on interrupts are held back.
 const CPPR: u64 = 1;
+/// In the first word of the operating system's ring: an event is presented.
+const OS_EVENT: u32 = 0x8000_0000;
 /// Acknowledges the hypervisor's interrupt; halfword.
 const ACK_HV: u64 = 0x830;
 const PULL_OS: u64 = 0x818;
@@ -153,6 +155,19 @@ impl<M: TimaBus> Tima<M> {
         eieio();
         let _ = self.bus.read32(hv(PULL_OS));
         eieio();
+    }
+
+    /// Whether an event of the guest's virtual processor is presented: one that its priority lets through.
+    pub fn os_presents(&self) -> bool {
+        // By words: the emulator refuses less.
+        self.bus.read32(hv(OS)) & OS_EVENT != 0
+    }
+
+    /// Pulls the guest's virtual processor, if one is there.
+    pub fn drop_os(&self) {
+        if self.bus.read32(hv(OS + WORD2)) & WORD2_VALID != 0 {
+            self.pull_os();
+        }
     }
 
     /// Before another kernel starts: nothing gets through, the pool is empty.
