@@ -7,6 +7,8 @@
 //! tells a kernel that it runs in a partition; without the string `hcall-set-mode` it never asks for little-endian
 //! interrupts and hangs at the first one.
 
+mod interrupts;
+
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -105,6 +107,8 @@ pub struct PartitionDescription<'a> {
     pub machine: Machine,
     /// The loader.
     pub boot: Boot<'a>,
+    /// Whether interrupts are the controllers' own affair (XIVE exploitation mode), else they come by XICS calls.
+    pub exploitation: bool,
 }
 
 /// A description that no kernel could start with.
@@ -152,7 +156,7 @@ fn ranges(ram: &GuestRam) -> Vec<(Gra, u64)> {
 /// Phandles of the tree.
 mod phandle {
     /// The interrupt controller.
-    pub(super) const INTERRUPTS: u32 = 0x1111;
+    pub(in crate::device_tree) const INTERRUPTS: u32 = 0x1111;
     /// Second-level cache of vCPU 0; the next vCPUs' follow.
     pub(super) const SECOND_LEVEL: u32 = 0x2000;
     /// Third-level cache of vCPU 0.
@@ -170,6 +174,7 @@ impl<'a> PartitionDescription<'a> {
             vcpus: u32::try_from(partition.vcpus().len()).unwrap_or(u32::MAX),
             machine,
             boot,
+            exploitation: partition.interrupts.xive().is_ok(),
         }
     }
 
@@ -223,16 +228,13 @@ impl<'a> PartitionDescription<'a> {
                 memory.set("device_type", "memory");
             });
         }
-        root.node("interrupt-controller", |xics| {
-            xics.set("device_type", "PowerPC-External-Interrupt-Presentation")
-                .set("compatible", "IBM,ppc-xicp")
-                .set("interrupt-controller", ())
-                .set("#address-cells", 0u32)
-                .set("#interrupt-cells", 2u32)
-                .set("ibm,interrupt-server-ranges", [0, self.vcpus])
-                .set("phandle", phandle::INTERRUPTS);
-        })
-        .node("vdevice", devices);
+        if self.exploitation {
+            interrupts::xive(&mut root, self.vcpus);
+        } else {
+            interrupts::xics(&mut root, self.vcpus);
+        }
+        root.node("vdevice", devices);
+        interrupts::exit_counters(&mut root);
         if self.policy.random {
             root.node("ibm,platform-facilities", |facilities| {
                 facilities
@@ -267,7 +269,10 @@ impl<'a> PartitionDescription<'a> {
                 "stdout-path",
                 format!("/vdevice/vty@{:x}", term::UNIT).as_str(),
             )
-            .set("ibm,architecture-vec-5", Bytes(&architecture_vector_5()));
+            .set(
+                "ibm,architecture-vec-5",
+                Bytes(&architecture_vector_5(self.exploitation)),
+            );
         if !boot.seed.is_empty() {
             chosen.set("rng-seed", Bytes(boot.seed));
         }
@@ -276,7 +281,8 @@ impl<'a> PartitionDescription<'a> {
     fn rtas(&self, node: &mut Node) {
         // Kernels read these as single cells.
         let base = u32::try_from(self.boot.rtas.0).unwrap_or(0);
-        let sets: Vec<&str> = table::function_sets().collect();
+        let served = |set: &&str| !(self.exploitation && *set == interrupts::XICS_SET);
+        let sets: Vec<&str> = table::function_sets().filter(served).collect();
         node.set("linux,rtas-base", base)
             .set("linux,rtas-entry", base)
             .set("rtas-size", rtas::PAGE_BYTES)
@@ -285,7 +291,9 @@ impl<'a> PartitionDescription<'a> {
             .set("ibm,hypertas-functions", sets)
             .set("ibm,extended-os-term", ());
         for row in rtas::TABLE {
-            node.set(row.name, row.token);
+            if !(self.exploitation && interrupts::XICS_CALLS.contains(&row.name)) {
+                node.set(row.name, row.token);
+            }
         }
     }
 
@@ -403,14 +411,14 @@ fn pa_features(level: Level) -> Vec<u8> {
 /// `ibm,architecture-vec-5`: what negotiation would have settled (LoPAR B.6.2.3, option vector 5). Byte 0 counts the
 /// bytes after the next one; the others are numbered as in PAPR. The same at every level: all of them have radix
 /// translation with GTSE.
-fn architecture_vector_5() -> [u8; 27] {
+fn architecture_vector_5(exploitation: bool) -> [u8; 27] {
     let mut vector = [0; 27];
     let bytes = [
         (0, 0x19),
         // Logical partitioning, shared processor calls.
         (2, 0xc0),
-        // Interrupts: XICS.
-        (23, 0x00),
+        // Interrupts: XIVE exploitation or XICS, and it alone.
+        (23, if exploitation { 0x40 } else { 0x00 }),
         // Radix, and it alone.
         (24, 0x40),
         // The partition may execute `tlbie`.

@@ -16,6 +16,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
 
 use crate::error::HCode;
+use crate::xive::Exploitation;
 
 /// Source number of inter-processor interrupts.
 pub const IPI: u32 = 2;
@@ -129,6 +130,44 @@ impl State {
             .chain(waiting)
             .min_by_key(|best| best.priority)
             .filter(|best| best.priority < server.cppr)
+    }
+}
+
+/// How a partition gets its interrupts. It has one of the two for as long as it lives.
+pub enum Controller {
+    /// By hypercalls.
+    Xics(Xics),
+    /// By the controllers themselves.
+    Xive(Exploitation),
+}
+
+impl Controller {
+    /// The controller behind the XICS calls.
+    ///
+    /// # Errors
+    /// H_FUNCTION in exploitation mode.
+    pub fn xics(&self) -> Result<&Xics, HCode> {
+        match self {
+            Self::Xics(xics) => Ok(xics),
+            Self::Xive(_) => Err(HCode::H_FUNCTION),
+        }
+    }
+
+    /// The controller behind the H_INT_* calls.
+    ///
+    /// # Errors
+    /// H_FUNCTION outside exploitation mode.
+    pub fn xive(&self) -> Result<&Exploitation, HCode> {
+        match self {
+            Self::Xics(_) => Err(HCode::H_FUNCTION),
+            Self::Xive(xive) => Ok(xive),
+        }
+    }
+
+    /// Whether an interrupt waits for `server` that the firmware has to deliver. In exploitation mode none does.
+    #[must_use]
+    pub fn pending(&self, server: u32) -> bool {
+        self.xics().is_ok_and(|xics| xics.pending(server))
     }
 }
 

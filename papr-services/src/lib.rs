@@ -26,6 +26,7 @@ extern crate std;
 
 pub mod device_tree;
 pub mod error;
+pub mod exit_counters;
 pub mod guest_ram;
 pub mod host;
 pub mod interrupt;
@@ -41,3 +42,4 @@ pub mod table;
 pub mod term;
 pub mod tree;
 pub mod vpa;
+pub mod xive;

@@ -24,7 +24,7 @@ use spin::Mutex;
 
 use crate::guest_ram::GuestRam;
 use crate::host::Host;
-use crate::interrupt::{Risen, Trigger, Xics};
+use crate::interrupt::{Controller, Risen, Trigger, Xics};
 use crate::level::Level;
 use crate::nested::element::Own;
 use crate::nested::guest::{Lpids, Quotas};
@@ -32,6 +32,7 @@ use crate::nested::pool::TableQuota;
 use crate::nested::{Env, Nested, NestedConfig};
 use crate::term::{self, Term};
 use crate::vpa::Registrations;
+use crate::xive::Exploitation;
 
 /// What H_GET_CPU_CHARACTERISTICS says about speculation (LoPAR 14.5.6.12): bits in the manuals' numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +217,7 @@ pub struct Partition {
     /// The virtual terminal.
     pub term: Term,
     /// The interrupt controller.
-    pub interrupts: Xics,
+    pub interrupts: Controller,
     /// Its nested guests.
     pub nested: Nested,
     /// First doubleword of its partition-table entry: the root of its partition-scoped tree.
@@ -266,7 +267,7 @@ impl Partition {
             lpid,
             policy,
             term: Term::new(),
-            interrupts: Xics::new(vcpus, SOURCES),
+            interrupts: Controller::Xics(Xics::new(vcpus, SOURCES)),
             nested: Nested::new(&nested, share.tables, share.lpids),
             radix_root,
             process_table: Mutex::new(0),
@@ -275,6 +276,13 @@ impl Partition {
             last_words: AtomicU32::new(0),
             vcpus: (0..vcpus.get()).map(|id| Vcpu::new(run(id))).collect(),
         }
+    }
+
+    /// The same in XIVE exploitation mode, before it first runs.
+    #[must_use]
+    pub fn with_exploitation(mut self, xive: Exploitation) -> Self {
+        self.interrupts = Controller::Xive(xive);
+        self
     }
 
     /// The partition and the machine, as calls about nested guests want them.
@@ -378,7 +386,7 @@ impl Partition {
         use crate::vpa::Dispatch;
         if shared.system_reset.load(Ordering::Acquire) {
             Dispatch::SystemReset
-        } else if self.interrupt_pending(id) {
+        } else if self.interrupt_waits(id) {
             Dispatch::External
         } else if shared.prodded.load(Ordering::Acquire) {
             Dispatch::Prod
@@ -429,7 +437,8 @@ impl Partition {
         left.is_ok()
     }
 
-    /// Whether the external interrupt line to vCPU `id` is up: to be taken when its MSR enables external interrupts.
+    /// Whether the external interrupt line to vCPU `id` is up that the firmware drives: to be taken when its MSR enables
+    /// external interrupts. In exploitation mode the controllers drive it.
     #[must_use]
     pub fn interrupt_pending(&self, id: u32) -> bool {
         self.interrupts.pending(id)
@@ -443,12 +452,26 @@ impl Partition {
         self.interrupt_pending(id) || self.vcpu(id.into()).is_some_and(reset)
     }
 
+    /// Whether an interrupt waits for vCPU `id`, whoever delivers it. Only for the thread that runs it.
+    #[must_use]
+    pub fn interrupt_waits(&self, id: u32) -> bool {
+        match &self.interrupts {
+            Controller::Xics(xics) => xics.pending(id),
+            Controller::Xive(xive) => xive.presents(),
+        }
+    }
+
     /// Tells the partition that its terminal has input: called once or more per arrival, as it is seen.
     pub fn console_input_arrived<H: Host>(&self, host: &H) {
         if self.term.notify() {
-            // The source is one of SOURCES.
-            let risen = self.interrupts.raise(term::SOURCE, host.timebase());
-            self.kick(risen.unwrap_or(None), u32::MAX, host);
+            match &self.interrupts {
+                Controller::Xics(xics) => {
+                    // The source is one of SOURCES.
+                    let risen = xics.raise(term::SOURCE, host.timebase());
+                    self.kick(risen.unwrap_or(None), u32::MAX, host);
+                }
+                Controller::Xive(xive) => xive.trigger(term::SOURCE),
+            }
         }
     }
 

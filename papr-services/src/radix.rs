@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering;
 use isa::addr::Gra;
 use isa::pte::{self, PageSize, Pte};
 
-pub use self::own::{BuildError, PartitionTree, build_partition_tree};
+pub use self::own::{BuildError, PageKind, PartitionTree, build_partition_tree};
 use crate::guest_ram::GuestRam;
 
 /// Memory that holds a tree. Entries are big-endian doublewords; this trait deals in their values.

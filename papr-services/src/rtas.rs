@@ -281,7 +281,7 @@ pub(crate) fn call<H: Host>(block: Gra, id: u32, partition: &Partition, host: &H
 
 /// Serves one call. A row of the table without an arm here does not compile.
 fn serve<H: Host>(call: Call, id: u32, partition: &Partition, host: &H) -> Outcome {
-    let xics = &partition.interrupts;
+    let xics = || partition.interrupts.xics().map_err(|_| Status::PARAMETER);
     let done = |risen: crate::interrupt::Risen| {
         partition.kick(risen, id, host);
         Values::new()
@@ -316,23 +316,25 @@ fn serve<H: Host>(call: Call, id: u32, partition: &Partition, host: &H) -> Outco
             // The last one: nobody could start it again.
             Err(Status::HARDWARE)
         }
-        Call::GetXive { source } => xics
-            .xive(source)
-            .map(|(server, priority)| values([server, priority.into()]))
-            .map_err(Status::from),
+        Call::GetXive { source } => xics()
+            .and_then(|xics| xics.xive(source).map_err(Status::from))
+            .map(|(server, priority)| values([server, priority.into()])),
         Call::SetXive {
             source,
             server,
             priority,
-        } => xics
-            .set_xive(source, server, priority)
-            .map(done)
-            .map_err(Status::from),
-        Call::IntOn { source } => xics.unmask(source).map(done).map_err(Status::from),
-        Call::IntOff { source } => xics
-            .mask(source)
-            .map(|()| Values::new())
-            .map_err(Status::from),
+        } => xics()
+            .and_then(|xics| {
+                xics.set_xive(source, server, priority)
+                    .map_err(Status::from)
+            })
+            .map(done),
+        Call::IntOn { source } => xics()
+            .and_then(|xics| xics.unmask(source).map_err(Status::from))
+            .map(done),
+        Call::IntOff { source } => xics()
+            .and_then(|xics| xics.mask(source).map_err(Status::from))
+            .map(|()| Values::new()),
         // The platform has no events yet.
         Call::EventScan { .. } | Call::CheckException { .. } => Err(Status::NONE),
         Call::GetSystemParameter {

@@ -10,7 +10,7 @@ use isa::msr::{Msr, PROGRAM_PRIVILEGED};
 
 use crate::error::{Answer, HCode, Outputs};
 use crate::host::Host;
-use crate::interrupt::{Risen, Xirr};
+use crate::interrupt::{Risen, Xics, Xirr};
 use crate::memory_calls::{cache_load, cache_store, page_init};
 use crate::nested::invalidate::RptArgs;
 use crate::nested::run::{Running, Start};
@@ -19,6 +19,7 @@ use crate::rtas;
 use crate::set_mode::set_mode;
 use crate::table::Hcall;
 use crate::term::Term;
+use crate::xive::Exploitation;
 
 /// What an hcall leads to.
 pub enum Next {
@@ -107,7 +108,7 @@ pub fn write_answer(vcpu: &mut GuestContext, answer: Answer) {
 /// Serves one hcall of vCPU `id`. A row of the table without an arm here does not compile.
 #[rustfmt::skip]
 pub fn serve<H: Host>(call: Hcall, vcpu: &mut GuestContext, id: u32, partition: &Partition, host: &H) -> Next {
-    let (ram, xics, nested) = (&partition.ram, &partition.interrupts, &partition.nested);
+    let (ram, nested) = (&partition.ram, &partition.nested);
     let env = &partition.env(host);
     let kick = |risen: Risen| partition.kick(risen, id, host);
     Next::Return(match call {
@@ -119,13 +120,43 @@ pub fn serve<H: Host>(call: Hcall, vcpu: &mut GuestContext, id: u32, partition: 
         Hcall::H_GET_TERM_CHAR { unit } => partition.term.get(host, unit),
         Hcall::H_PUT_TERM_CHAR { unit, len, high, low } => Term::put(host, unit, len, high, low),
 
-        Hcall::H_EOI { xirr } => done(xics.end(id, low_word(xirr)).map(kick)),
-        Hcall::H_CPPR { cppr } => done(xics.set_cppr(id, low_byte(cppr))),
+        Hcall::H_EOI { xirr } => with_xics(partition, |xics| done(xics.end(id, low_word(xirr)).map(kick))),
+        Hcall::H_CPPR { cppr } => with_xics(partition, |xics| done(xics.set_cppr(id, low_byte(cppr)))),
         Hcall::H_IPI { server, mfrr } => ipi(partition, host, server, mfrr).map(|risen| { kick(risen); Outputs::NONE }),
         Hcall::H_IPOLL { server } => poll(partition, server),
-        Hcall::H_XIRR {} => accepted(xics.accept(id)).map(|got| [got.xirr.into()].into()),
+        Hcall::H_XIRR {} => with_xics(partition, |xics| {
+            accepted(xics.accept(id)).map(|got| [got.xirr.into()].into())
+        }),
         // Its argument, the priority to return to, is what H_EOI gets; nothing is needed before.
-        Hcall::H_XIRR_X { cppr: _ } => accepted(xics.accept(id)).map(|got| [got.xirr.into(), got.since].into()),
+        Hcall::H_XIRR_X { cppr: _ } => with_xics(partition, |xics| {
+            accepted(xics.accept(id)).map(|got| [got.xirr.into(), got.since].into())
+        }),
+
+        Hcall::H_INT_GET_SOURCE_INFO { flags, lisn } => with_xive(partition, |xive| xive.source_info(flags, lisn)),
+        Hcall::H_INT_SET_SOURCE_CONFIG { flags, lisn, target, priority, eisn } => {
+            with_xive(partition, |xive| xive.set_source(flags, lisn, target, priority, eisn))
+        }
+        Hcall::H_INT_GET_SOURCE_CONFIG { flags, lisn } => with_xive(partition, |xive| xive.source_config(flags, lisn)),
+        Hcall::H_INT_GET_QUEUE_INFO { flags, target, priority } => {
+            with_xive(partition, |xive| xive.queue_info(flags, target, priority))
+        }
+        Hcall::H_INT_SET_QUEUE_CONFIG { flags, target, priority, page, size } => {
+            with_xive(partition, |xive| xive.set_queue(ram, flags, target, priority, page, size))
+        }
+        Hcall::H_INT_GET_QUEUE_CONFIG { flags, target, priority } => {
+            with_xive(partition, |xive| xive.queue_config(flags, target, priority))
+        }
+        Hcall::H_INT_SET_OS_REPORTING_LINE { flags, lines } => {
+            with_xive(partition, |xive| xive.set_report(ram, id, flags, lines))
+        }
+        Hcall::H_INT_GET_OS_REPORTING_LINE { flags, target } => with_xive(partition, |xive| xive.report(flags, target)),
+        Hcall::H_INT_ESB { flags, lisn, offset, data } => with_xive(partition, |xive| xive.esb(flags, lisn, offset, data)),
+        Hcall::H_INT_SYNC { flags, lisn } => with_xive(partition, |xive| xive.sync(flags, lisn)),
+        Hcall::H_INT_RESET { flags } => with_xive(partition, |xive| {
+            // A kernel that begins anew is told of input that the last one was told of.
+            partition.term.forget();
+            xive.reset(flags)
+        }),
 
         Hcall::H_REGISTER_VPA { flags, vcpu, area } => with_vcpu(partition, vcpu, |target| {
             target.registrations.lock().register(ram, flags, area)
@@ -137,7 +168,7 @@ pub fn serve<H: Host>(call: Hcall, vcpu: &mut GuestContext, id: u32, partition: 
             kick(u32::try_from(vcpu).ok());
             Ok(Outputs::NONE)
         }),
-        Hcall::H_POLL_PENDING {} => match partition.interrupt_pending(id) {
+        Hcall::H_POLL_PENDING {} => match partition.interrupt_waits(id) {
             true => Err(HCode::H_PENDING.into()),
             false => Ok(Outputs::NONE),
         },
@@ -203,6 +234,16 @@ fn accepted(
     result.map_err(|unknown| HCode::from(unknown).into())
 }
 
+/// Runs a service of the partition that gets its interrupts by hypercalls.
+fn with_xics(partition: &Partition, service: impl FnOnce(&Xics) -> Answer) -> Answer {
+    service(partition.interrupts.xics()?)
+}
+
+/// Runs a service of the partition in exploitation mode.
+fn with_xive(partition: &Partition, service: impl FnOnce(&Exploitation) -> Answer) -> Answer {
+    service(partition.interrupts.xive()?)
+}
+
 /// Runs a service on the vCPU that the caller named.
 fn with_vcpu(partition: &Partition, vcpu: u64, service: impl FnOnce(&Vcpu) -> Answer) -> Answer {
     service(partition.vcpu(vcpu).ok_or(HCode::H_PARAMETER)?)
@@ -218,18 +259,16 @@ fn ipi<H: Host>(
     target: u64,
     mfrr: u64,
 ) -> Result<Risen, crate::error::Refusal> {
-    let risen = partition
-        .interrupts
+    let xics = partition.interrupts.xics()?;
+    let risen = xics
         .set_mfrr(server(target)?, low_byte(mfrr), host.timebase())
         .map_err(HCode::from)?;
     Ok(risen)
 }
 
 fn poll(partition: &Partition, target: u64) -> Answer {
-    let got = partition
-        .interrupts
-        .poll(server(target)?)
-        .map_err(HCode::from)?;
+    let xics = partition.interrupts.xics()?;
+    let got = xics.poll(server(target)?).map_err(HCode::from)?;
     Ok([got.xirr.into(), got.mfrr.into()].into())
 }
 
@@ -254,7 +293,7 @@ fn wait(id: u32, partition: &Partition) -> Next {
     // The yield count moves even when there is nothing to wait for.
     shared.cede();
     shared.registrations.lock().ceded(&partition.ram);
-    if shared.is_wanted() || partition.interrupt_pending(id) {
+    if shared.is_wanted() || partition.interrupt_waits(id) {
         return Next::Return(Ok(Outputs::NONE));
     }
     Next::Cede

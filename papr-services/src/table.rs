@@ -136,6 +136,28 @@ served {
     0x37c H_REGISTER_PROC_TBL(flags: u64, base: u64, page_size: u64, size: u64) -> 0 in "";
     /// Delivers a system reset interrupt to vCPUs.
     0x380 H_SIGNAL_SYS_RESET(target: u64)                                      -> 0 in "";
+    /// Pages of an interrupt source: r4 flags, r5 management, r6 trigger, r7 log2 of their bytes.
+    0x3a8 H_INT_GET_SOURCE_INFO(flags: u64, lisn: u64)                         -> 4 in "";
+    /// Routes an interrupt source.
+    0x3ac H_INT_SET_SOURCE_CONFIG(flags: u64, lisn: u64, target: u64, priority: u64, eisn: u64) -> 0 in "";
+    /// Where an interrupt source is routed: r4 target, r5 priority, r6 data for the queue.
+    0x3b0 H_INT_GET_SOURCE_CONFIG(flags: u64, lisn: u64)                       -> 3 in "";
+    /// Page of a queue's notification: r4, r5 log2 of its bytes.
+    0x3b4 H_INT_GET_QUEUE_INFO(flags: u64, target: u64, priority: u64)         -> 2 in "";
+    /// Sets a queue of interrupts up, or takes it away.
+    0x3b8 H_INT_SET_QUEUE_CONFIG(flags: u64, target: u64, priority: u64, page: u64, size: u64) -> 0 in "";
+    /// A queue of interrupts: r4 flags, r5 page, r6 log2 of its bytes, r7 next entry.
+    0x3bc H_INT_GET_QUEUE_CONFIG(flags: u64, target: u64, priority: u64)       -> 4 in "";
+    /// Where the caller's acknowledgements report to.
+    0x3c0 H_INT_SET_OS_REPORTING_LINE(flags: u64, lines: u64)                  -> 0 in "";
+    /// Where a vCPU's acknowledgements report to: r4.
+    0x3c4 H_INT_GET_OS_REPORTING_LINE(flags: u64, target: u64)                 -> 1 in "";
+    /// Loads from or stores to a source's management page: r4.
+    0x3c8 H_INT_ESB(flags: u64, lisn: u64, offset: u64, data: u64)             -> 1 in "";
+    /// Waits until what a source sent is in its queue.
+    0x3cc H_INT_SYNC(flags: u64, lisn: u64)                                    -> 0 in "";
+    /// Takes all routes and queues back.
+    0x3d0 H_INT_RESET(flags: u64)                                              -> 0 in "";
     /// Invalidates radix translations, of the caller or of a nested guest.
     0x448 H_RPT_INVALIDATE(id: u64, target: u64, kind: u64, page_sizes: u64, start: u64, end: u64) -> 0 in "hcall-rpt-invalidate";
     /// Levels at which nested guests can run: r4.
@@ -179,11 +201,6 @@ absent {
     // Coprocessors.
     0x304 H_COP; 0x388 H_ALLOCATE_VAS_WINDOW; 0x38c H_MODIFY_VAS_WINDOW; 0x390 H_DEALLOCATE_VAS_WINDOW;
     0x394 H_QUERY_VAS_WINDOW; 0x398 H_QUERY_VAS_CAPABILITIES; 0x39c H_QUERY_NX_CAPABILITIES; 0x3a0 H_GET_NX_FAULT;
-    // XIVE exploitation mode.
-    0x3a8 H_INT_GET_SOURCE_INFO; 0x3ac H_INT_SET_SOURCE_CONFIG; 0x3b0 H_INT_GET_SOURCE_CONFIG;
-    0x3b4 H_INT_GET_QUEUE_INFO; 0x3b8 H_INT_SET_QUEUE_CONFIG; 0x3bc H_INT_GET_QUEUE_CONFIG;
-    0x3c0 H_INT_SET_OS_REPORTING_LINE; 0x3c4 H_INT_GET_OS_REPORTING_LINE; 0x3c8 H_INT_ESB; 0x3cc H_INT_SYNC;
-    0x3d0 H_INT_RESET;
     // Storage class memory and the key store.
     0x3e4 H_SCM_READ_METADATA; 0x3e8 H_SCM_WRITE_METADATA; 0x3ec H_SCM_BIND_MEM; 0x3f0 H_SCM_UNBIND_MEM;
     0x3f4 H_SCM_QUERY_BLOCK_MEM_BINDING; 0x3f8 H_SCM_QUERY_LOGICAL_MEM_BINDING; 0x3fc H_SCM_UNBIND_ALL;

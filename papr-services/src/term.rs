@@ -73,6 +73,11 @@ impl Term {
         Ok([count as u64, high, low].into())
     }
 
+    /// Forgets that an interrupt was sent: who had it is gone.
+    pub(crate) fn forget(&self) {
+        self.notified.store(false, Ordering::Release);
+    }
+
     /// Whether input that arrived now needs an interrupt.
     pub(crate) fn notify(&self) -> bool {
         !self.notified.swap(true, Ordering::AcqRel)

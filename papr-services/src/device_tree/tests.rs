@@ -46,19 +46,34 @@ fn description(policy: &Policy) -> PartitionDescription<'_> {
         vcpus: 2,
         machine: MACHINE,
         boot: BOOT,
+        exploitation: false,
     }
+}
+
+fn is_as_reviewed(file: &str, description: &PartitionDescription<'_>) {
+    let path = format!("{}/../tests/golden/{file}", env!("CARGO_MANIFEST_DIR"));
+    let now = dts::print(&description.build().unwrap());
+    if std::env::var_os("NIDUS_BLESS").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(golden, now, "review the difference, then bless it");
 }
 
 #[test]
 fn the_tree_is_as_reviewed() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/papr-tree.dts");
     let policy = policy(Level::Power10);
-    let now = dts::print(&description(&policy).build().unwrap());
-    if std::env::var_os("NIDUS_BLESS").is_some() {
-        std::fs::write(path, &now).unwrap();
-    }
-    let golden = std::fs::read_to_string(path).unwrap();
-    assert_eq!(golden, now, "review the difference, then bless it");
+    is_as_reviewed("papr-tree.dts", &description(&policy));
+}
+
+#[test]
+fn the_tree_with_exploitation_mode_is_as_reviewed() {
+    let policy = policy(Level::Power10);
+    let exploitation = PartitionDescription {
+        exploitation: true,
+        ..description(&policy)
+    };
+    is_as_reviewed("papr-tree-xive.dts", &exploitation);
 }
 
 /// What the levels are and what they change in the tree, as one page to review.

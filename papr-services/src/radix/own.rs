@@ -3,7 +3,7 @@
 //! The surprising fact: it is never walked by software. Calls look addresses up in the list of extents; the tree is
 //! for hardware alone.
 
-use isa::addr::Ra;
+use isa::addr::{Gra, Ra};
 use isa::pte::{self, PageSize, Pte};
 
 use super::{Changed, Level, NoPlace, Place, Root, TableMemMut, place};
@@ -32,6 +32,21 @@ impl PartitionTree {
         pte::pate_root(self.root.ra().0)
     }
 
+    /// Maps a page of 64 KiB of something that is not the partition's memory. Before the partition first runs: nothing is
+    /// flushed.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn map_page(
+        &self,
+        pool: &TablePool,
+        gra: Gra,
+        ra: Ra,
+        kind: PageKind,
+    ) -> Result<(), BuildError> {
+        map_leaf(pool, self.root(), gra, ra, PageSize::Size64K, kind.pte())
+    }
+
     /// Gives all its tables back. The partition-table entry is gone and a flush has run: that is the caller's part.
     pub fn free(self, pool: &TablePool) {
         pool.free_tree(self.root, Level::Root);
@@ -56,6 +71,25 @@ const OWN_MEMORY: Pte = Pte::VALID
     .union(Pte::READ)
     .union(Pte::WRITE)
     .union(Pte::EXECUTE);
+
+/// What a page is that is mapped besides memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// Registers of a device: loads and stores in order, each once.
+    Device,
+    /// Memory that the partition can only read.
+    ReadOnly,
+}
+
+impl PageKind {
+    const fn pte(self) -> Pte {
+        let leaf = Pte::VALID.union(Pte::LEAF).union(Pte::R).union(Pte::READ);
+        match self {
+            Self::Device => leaf.union(Pte::C).union(Pte::WRITE).union(Pte::IO),
+            Self::ReadOnly => leaf,
+        }
+    }
+}
 
 /// Builds the tree of a partition: every extent with the largest leaves that its two addresses allow.
 ///
@@ -93,23 +127,37 @@ fn map_extent(pool: &TablePool, root: Root<Ra>, extent: &Extent) -> Result<(), B
         let (Some(end), Some(next_ra)) = (end, next_ra) else {
             return Err(BuildError::BadExtents);
         };
-        if end.0 > 1 << pte::ADDRESS_BITS || ra.0 & !pte::RPN != 0 {
-            return Err(BuildError::BadExtents);
-        }
-        match place(pool, root, gra, size) {
-            Ok(Place::Slot {
-                at,
-                entry: 0,
-                size: there,
-            }) if there == size => pool
-                .compare_exchange(at, 0, OWN_MEMORY.bits() | ra.0)
-                .map_err(|Changed| BuildError::BadExtents)?,
-            Err(NoPlace::OutOfTables) => return Err(BuildError::OutOfTables),
-            Ok(Place::Slot { .. } | Place::Blocked { .. }) | Err(NoPlace::BadTree) => {
-                return Err(BuildError::BadExtents);
-            }
-        }
+        map_leaf(pool, root, gra, ra, size, OWN_MEMORY)?;
         (gra, ra, rest) = (end, next_ra, rest.saturating_sub(size.bytes()));
     }
     Ok(())
+}
+
+/// Maps one leaf where nothing is mapped.
+fn map_leaf(
+    pool: &TablePool,
+    root: Root<Ra>,
+    gra: Gra,
+    ra: Ra,
+    size: PageSize,
+    pte: Pte,
+) -> Result<(), BuildError> {
+    let end = gra.0.checked_add(size.bytes());
+    let fits = end.is_some_and(|end| end <= 1 << pte::ADDRESS_BITS) && ra.0 & !pte::RPN == 0;
+    if !fits || !gra.is_aligned(size.bytes()) || !ra.is_aligned(size.bytes()) {
+        return Err(BuildError::BadExtents);
+    }
+    match place(pool, root, gra, size) {
+        Ok(Place::Slot {
+            at,
+            entry: 0,
+            size: there,
+        }) if there == size => pool
+            .compare_exchange(at, 0, pte.bits() | ra.0)
+            .map_err(|Changed| BuildError::BadExtents),
+        Err(NoPlace::OutOfTables) => Err(BuildError::OutOfTables),
+        Ok(Place::Slot { .. } | Place::Blocked { .. }) | Err(NoPlace::BadTree) => {
+            Err(BuildError::BadExtents)
+        }
+    }
 }

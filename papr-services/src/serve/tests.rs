@@ -130,6 +130,18 @@ const CASES: &[(u64, &[u64], Result<(), HCode>)] = &[
     (number::H_PUT_TERM_CHAR, &[VTY, 17, 0, 0], Err(H_PARAMETER)),
     (number::H_PUT_TERM_CHAR, &[VTY, ONES, 0, 0], Err(H_PARAMETER)),
     (number::H_PUT_TERM_CHAR, &[VTY, 0, 0, 0], Ok(())),
+    // Not in exploitation mode: what they do there has tests of its own.
+    (number::H_INT_GET_SOURCE_INFO, &[0, 0], Err(H_FUNCTION)),
+    (number::H_INT_SET_SOURCE_CONFIG, &[0, 0, 0, 6, 0], Err(H_FUNCTION)),
+    (number::H_INT_GET_SOURCE_CONFIG, &[0, 0], Err(H_FUNCTION)),
+    (number::H_INT_GET_QUEUE_INFO, &[0, 0, 6], Err(H_FUNCTION)),
+    (number::H_INT_SET_QUEUE_CONFIG, &[1, 0, 6, 0, 16], Err(H_FUNCTION)),
+    (number::H_INT_GET_QUEUE_CONFIG, &[0, 0, 6], Err(H_FUNCTION)),
+    (number::H_INT_SET_OS_REPORTING_LINE, &[0, 0], Err(H_FUNCTION)),
+    (number::H_INT_GET_OS_REPORTING_LINE, &[0, 0], Err(H_FUNCTION)),
+    (number::H_INT_ESB, &[0, 0, 0, 0], Err(H_FUNCTION)),
+    (number::H_INT_SYNC, &[0, 0], Err(H_FUNCTION)),
+    (number::H_INT_RESET, &[0], Err(H_FUNCTION)),
     (number::H_EOI, &[0xff00_0000 | 0x1234], Err(H_PARAMETER)),
     (number::H_EOI, &[0xff00_0000], Ok(())),
     (number::H_EOI, &[0xff00_0002], Ok(())),
@@ -319,7 +331,8 @@ fn terminal_output_is_all_or_nothing() {
 fn terminal_input_interrupts_once_until_it_was_read_empty() {
     let mut world = World::new(1);
     let source = term::SOURCE;
-    world.partition.interrupts.set_xive(source, 0, 5).unwrap();
+    let xics = world.partition.interrupts.xics().unwrap();
+    xics.set_xive(source, 0, 5).unwrap();
     world.call(number::H_CPPR, &[0xff]);
     let accept = |world: &mut World| {
         let [xirr] = world.get(number::H_XIRR, &[]);
