@@ -106,12 +106,13 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         pvr,
         machine,
         extents,
-        pool: Ram::new(&plan).pool(),
+        pool: Ram::new(&plan).pool(inputs.chips.len()),
         blocks: Ram::new(&plan)
             .thread_blocks()
             .take(park::parked().count())
             .collect(),
         payload,
+        exploitation: line.exploitation(),
         bootargs: line.payload,
         level,
         inputs,
@@ -208,7 +209,7 @@ fn memory(entry: Entry, inputs: &Inputs) -> Result<Plan, Fatal> {
         );
     }
     Ram::new(&plan).clear_loaded_image(entry.loaded_at);
-    let pool = plan.pool();
+    let pool = plan.pool(inputs.chips.len());
     log::info!(
         "firmware keeps 0..0x10000 and 0x30000000..0x40000000, of it {} MiB for tables",
         (pool.end - pool.start) >> 20

@@ -1,7 +1,7 @@
 //! The payload's command line: the words that are meant for the firmware, and the line without them.
 //!
-//! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=power9|power10|power11` the partition's level. Surprising fact: an unknown or wrong
-//! `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
+//! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=power9|power10|power11` the partition's level, `nidus.xive=on|off`
+//! how it gets its interrupts. Surprising fact: an unknown or wrong `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
 #![forbid(unsafe_code)]
 
 use alloc::string::{String, ToString};
@@ -28,6 +28,8 @@ pub struct CommandLine {
     pub mode: Option<Mode>,
     /// `nidus.compat=`; the last one counts. `None` when it was not there.
     pub compat: Option<Level>,
+    /// `nidus.xive=`; the last one counts. `None` when it was not there.
+    pub xive: Option<bool>,
     /// Words after `nidus.` that mean nothing, to be reported.
     pub unknown: Vec<String>,
 }
@@ -51,12 +53,25 @@ impl CommandLine {
                 Some(("compat", word)) if Level::from_word(word).is_some() => {
                     parsed.compat = Level::from_word(word);
                 }
+                Some(("xive", "on")) => parsed.xive = Some(true),
+                Some(("xive", "off")) => parsed.xive = Some(false),
                 _ => parsed.unknown.push(word.to_string()),
             }
         }
         parsed
     }
+
+    /// Whether a partition gets XIVE exploitation mode. Nobody negotiates, so the kernel's own word for it counts as well:
+    /// with `xive=off` it would not take what the tree offers.
+    #[must_use]
+    pub fn exploitation(&self) -> bool {
+        let refused = words(&self.payload).any(|word| word == "xive=off");
+        self.xive.unwrap_or(EXPLOITATION) && !refused
+    }
 }
+
+/// Whether a partition gets XIVE exploitation mode when nobody says.
+const EXPLOITATION: bool = false;
 
 /// Splits at white space outside double quotes, as Linux does.
 fn words(line: &str) -> impl Iterator<Item = &str> {
@@ -99,6 +114,17 @@ mod tests {
         );
         assert_eq!(line.compat, None);
         assert_eq!(line.mode, None);
+    }
+
+    #[test]
+    fn the_kernels_own_word_turns_exploitation_off() {
+        let wants = |line| CommandLine::parse(line).exploitation();
+        assert_eq!(wants("quiet"), EXPLOITATION);
+        assert!(wants("nidus.xive=off nidus.xive=on quiet"));
+        assert!(!wants("nidus.xive=off"));
+        assert!(!wants("nidus.xive=on xive=off"));
+        assert!(wants("nidus.xive=on xxive=off \"a xive=off\""));
+        assert!(!CommandLine::parse("nidus.xive=2").unknown.is_empty());
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Handover {
     pub blocks: Vec<&'static ThreadBlock>,
     /// Kernel and initrd, checked.
     pub payload: Payload,
+    /// Whether the partition gets XIVE exploitation mode, if the machine's controllers work; else XICS calls.
+    pub exploitation: bool,
     /// The kernel's command line without the firmware's words.
     pub bootargs: String,
     /// The level of the partition.

@@ -12,6 +12,8 @@ pub mod boot;
 pub mod chips;
 pub mod command_line;
 pub mod console;
+#[cfg(target_os = "none")]
+pub mod controllers;
 pub mod entry;
 pub mod exception;
 pub mod fdt;

@@ -9,7 +9,7 @@
 //! | 0 .. 64 KiB | vectors and guest exit code |
 //! | 64 KiB .. 16 MiB | unused: smaller than a memory block of the partition |
 //! | 16 MiB .. 768 MiB | before the hand-over: tree, kernel and initrd as loaded; then the partition's |
-//! | 768 MiB .. | image, then (from + 6 MiB) heap, memory console, thread blocks, (from 832 MiB) table pool |
+//! | 768 MiB .. | image, then (from + 6 MiB) heap, memory console, thread blocks, (from 832 MiB) table pool, (up to 1 GiB) interrupt tables |
 //! | 1 GiB .. | the partition's |
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ use core::fmt;
 use core::ops::Range;
 
 use isa::addr::{Gra, Ra};
+use nest::xive::REGION;
 
 /// 64 KiB at 0: the vectors' and the guest exit code's, in every mode.
 pub const LOW_SIZE: u64 = 0x1_0000;
@@ -49,6 +50,8 @@ pub fn firmware_parts(end: u64) -> [(&'static str, Range<u64>); 5] {
 }
 
 const MIB: u64 = 1 << 20;
+/// Least size of the table pool.
+const LEAST_POOL: u64 = 16 * MIB;
 const GIB: u64 = 1 << 30;
 /// Extents start and end at multiples of this: the partition's tree describes memory in blocks of 16 MiB and would leave
 /// out what is in no whole one.
@@ -210,10 +213,21 @@ impl Plan {
             .fold(0, |sum, region| sum.saturating_add(region.len))
     }
 
-    /// The pool for translation tables and nested guests' state: 1/64 of the memory, 16 to 192 MiB.
+    /// The tables of the interrupt controllers of that many chips, when a partition uses them: the end of the firmware's
+    /// block. `None` when they would leave no room for the [`pool`](Self::pool).
     #[must_use]
-    pub fn pool(&self) -> Range<u64> {
-        let size = (self.total() / 64).clamp(16 * MIB, PARTITION - POOL);
+    pub fn interrupt_tables(chips: usize) -> Option<Range<u64>> {
+        let size = u64::try_from(chips).ok()?.checked_mul(REGION)?;
+        let start = PARTITION.checked_sub(size)?;
+        (start >= POOL + LEAST_POOL).then_some(start..PARTITION)
+    }
+
+    /// The pool for translation tables and nested guests' state: 1/64 of the memory, from 16 MiB up to the tables of the
+    /// interrupt controllers of `chips` chips.
+    #[must_use]
+    pub fn pool(&self, chips: usize) -> Range<u64> {
+        let end = Self::interrupt_tables(chips).map_or(PARTITION, |tables| tables.start);
+        let size = (self.total() / 64).clamp(LEAST_POOL, end - POOL);
         POOL..POOL + size / UNIT * UNIT
     }
 
@@ -385,9 +399,12 @@ mod tests {
 
     #[test]
     fn the_pool_grows_with_the_machine_within_its_limits() {
-        assert_eq!(machine(GIB).pool(), POOL..POOL + 16 * MIB);
-        assert_eq!(machine(4 * GIB).pool(), POOL..POOL + 64 * MIB);
-        assert_eq!(machine(1 << 40).pool(), POOL..PARTITION);
+        assert_eq!(machine(GIB).pool(1), POOL..POOL + 16 * MIB);
+        assert_eq!(machine(4 * GIB).pool(2), POOL..POOL + 64 * MIB);
+        assert_eq!(machine(1 << 40).pool(1), POOL..PARTITION - 16 * MIB);
+        // So many chips that their tables have no room.
+        assert_eq!(machine(1 << 40).pool(12), POOL..PARTITION);
+        assert_eq!(machine(1 << 40).pool(usize::MAX), POOL..PARTITION);
     }
 
     #[test]
@@ -445,7 +462,7 @@ mod tests {
         ) {
             let ram = ram.into_iter().map(|(base, len)| Region { base: base & !0xffff, len: len & !0xffff, chip: 0 }).collect();
             if let Ok(plan) = Plan::new(ram, reserved.into_iter().map(|(a, b)| a..b).collect()) {
-                let _ = (plan.pool(), plan.partition_extents(16));
+                let _ = (plan.pool(1), plan.partition_extents(16));
             }
         }
     }

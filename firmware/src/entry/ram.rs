@@ -110,8 +110,8 @@ impl<'a> Ram<'a> {
 
     /// The pool for tables. For one owner: the plan keeps everybody else out, but two calls give the same memory.
     #[must_use]
-    pub fn pool(&self) -> OwnMemory {
-        let range = self.plan.pool();
+    pub fn pool(&self, chips: usize) -> OwnMemory {
+        let range = self.plan.pool(chips);
         let ra = Ra(range.start);
         // SAFETY: the plan checked that memory reaches to PARTITION, and the pool is the part of the firmware's block that no
         // object lies in.

@@ -13,6 +13,7 @@ use papr_services::host::{DateTime, DeviceError, Flush, Host};
 use papr_services::partition::Partition;
 use spin::mutex::SpinMutex;
 
+use super::interrupts::PartitionInterrupts;
 use super::partition_table::PartitionTable;
 use super::terminal::{Device, Terminal};
 use super::{random, timer, tlb};
@@ -59,6 +60,10 @@ pub(super) struct Shared {
     pub(super) threads: Vec<u32>,
     /// Whether the machine is an emulated one, with its gaps.
     pub(super) is_qemu: bool,
+    /// The controllers, in exploitation mode.
+    pub(super) interrupts: Option<&'static PartitionInterrupts>,
+    /// The page of exit counters.
+    pub(super) exit_counters: &'static [AtomicU64],
     pub(super) terminal: SpinMutex<Terminal>,
     /// The partition ends: threads leave their guests for good.
     pub(super) stopping: AtomicBool,
@@ -88,6 +93,8 @@ pub(super) struct Services {
     offset: AtomicU64,
     /// When the console is looked at again.
     next_poll: AtomicU64,
+    /// An interrupt of the partition ended its nested guest's turn.
+    presented: AtomicBool,
 }
 
 impl Services {
@@ -98,7 +105,13 @@ impl Services {
             vcpu_id,
             offset: AtomicU64::new(0),
             next_poll: AtomicU64::new(0),
+            presented: AtomicBool::new(false),
         }
+    }
+
+    /// Notes whether the controllers present an interrupt to the partition, of which a nested guest's exit told.
+    pub(super) fn set_presented(&self, presented: bool) {
+        self.presented.store(presented, Ordering::Relaxed);
     }
 
     pub(super) fn set_time_base_offset(&self, offset: u64) {
@@ -201,7 +214,7 @@ impl Host for Services {
     }
 
     fn interrupt_pending(&self) -> bool {
-        self.shared.partition.is_wanted_back(self.vcpu_id)
+        self.presented.load(Ordering::Relaxed) || self.shared.partition.is_wanted_back(self.vcpu_id)
     }
 }
 

@@ -14,18 +14,27 @@ use super::timer;
 ///
 /// PSSCR requests the shallowest state without loss (stop0 lite: EC = ESL = 0), which goes on with the next
 /// instruction although EE is 0.
+///
+/// With HEIC an interrupt of the guest's ring is none at HV=1, so it would not wake the thread. It is off for the wait; the
+/// interrupt cannot be taken here, since EE is 0.
 pub(super) fn stop_until(lpcr: Lpcr, until: u64, now: u64) {
     if until.wrapping_sub(now).cast_signed() <= 0 {
         return;
     }
     timer::load_decrementer(lpcr, until, now);
     let guests = mfspr::<spr::Psscr>();
+    let control = mfspr::<Lpcr>();
+    // SAFETY: EE is 0.
+    unsafe { mtspr(control.difference(Lpcr::HEIC)) };
     // SAFETY: levels 0 lose no state; waking needs no interrupt handler because EC = 0.
     unsafe { mtspr(spr::Psscr(0)) };
     isa::barrier::sync();
     isa::barrier::isync();
     // SAFETY: PSSCR is as said above; LPCR[PECE] of every guest lets the decrementer wake the thread.
     unsafe { core::arch::asm!("stop", options(nostack)) };
+    // SAFETY: as before the wait.
+    unsafe { mtspr(control) };
+    isa::barrier::isync();
     // SAFETY: what was in force while the guest ran.
     unsafe { mtspr(guests) };
 }

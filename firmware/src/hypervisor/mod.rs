@@ -13,6 +13,8 @@ mod host;
 #[cfg(target_os = "none")]
 mod idle;
 #[cfg(target_os = "none")]
+mod interrupts;
+#[cfg(target_os = "none")]
 mod partition_table;
 #[cfg(target_os = "none")]
 mod random;

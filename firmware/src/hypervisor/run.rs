@@ -11,6 +11,7 @@ use isa::context::{GuestContext, NO_THREAD};
 use isa::msr::Msr;
 use isa::spr::{self, mfspr, mtspr};
 use log::error;
+use papr_services::exit_counters::ExitCounters;
 use papr_services::nested::Env;
 use papr_services::nested::run::{Exit, Running, Verdict};
 use papr_services::partition::{Partition, Stop, Vcpu};
@@ -63,6 +64,7 @@ pub(super) struct RunLoop<'m> {
     vcpu: Box<GuestContext>,
     resident: Resident,
     window: ExternalWindow,
+    exits: ExitCounters<'m>,
     /// What the hypervisor decrementer is set for.
     armed: u64,
     /// How much the thread's time base is moved.
@@ -80,6 +82,7 @@ impl<'m> RunLoop<'m> {
             vcpu: Box::new(vcpu),
             resident: Resident::Partition,
             window: ExternalWindow::new(host.shared.is_qemu, thread.pir.load(Ordering::Relaxed)),
+            exits: ExitCounters::of(host.shared.exit_counters, host.vcpu_id),
             armed: 0,
             offset: 0,
         }
@@ -126,10 +129,12 @@ impl<'m> RunLoop<'m> {
         self.window.set(&mut self.vcpu, waits);
         self.arm(self.host.next_poll(), now);
         registers::load_changed(&mut self.vcpu);
+        self.host.set_presented(false);
         // SAFETY: the partition's registers are resident; `Partition` gives MSR with HV=0, and its tables map its own
         // memory only.
         unsafe { enter::enter(&mut self.vcpu, self.thread) };
         registers::store_cause(&mut self.vcpu);
+        self.exits.count(self.vcpu.trap, false);
 
         if self.vcpu.trap == 0xe80 {
             self.window.delivered();
@@ -190,7 +195,12 @@ impl<'m> RunLoop<'m> {
         unsafe { enter::enter(&mut running.vcpu.context, self.thread) };
         let context = &mut running.vcpu.context;
         registers::store_cause(context);
+        self.exits.count(context.trap, true);
         match context.trap {
+            // The partition's interrupt, or the window's on a machine that has mediated interrupts.
+            0x500 => self
+                .host
+                .set_presented(self.partition.interrupt_waits(self.vcpu_id)),
             0xe80 => self.window.delivered(),
             0x980 => self.armed = 0,
             0xe60 => clear_maintenance(),
@@ -300,7 +310,7 @@ impl<'m> RunLoop<'m> {
                 .is_some_and(Vcpu::is_wanted);
             if wanted
                 || self.host.shared.is_stopping()
-                || self.partition.interrupt_pending(self.vcpu_id)
+                || self.partition.interrupt_waits(self.vcpu_id)
                 || expiry.wrapping_sub(now).cast_signed() < 0
             {
                 break;

@@ -7,9 +7,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::num::NonZeroU16;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use isa::addr::Gra;
+use isa::addr::{Gra, Ra};
 use isa::barrier::{isync, ptesync};
 use isa::context::GuestContext;
 use isa::lpcr::Lpcr;
@@ -21,12 +21,13 @@ use papr_services::host::{Flush, Host};
 use papr_services::nested::guest::{Lpids, Quotas};
 use papr_services::nested::pool::{BadPool, TablePool, TableQuota};
 use papr_services::partition::{Characteristics, NestedShare, Partition, Policy, RunState, Stop};
-use papr_services::radix::{BuildError, build_partition_tree};
-use papr_services::rtas;
+use papr_services::radix::{BuildError, PageKind, PartitionTree, build_partition_tree};
 use papr_services::tree::TreeError;
+use papr_services::{exit_counters, rtas};
 use spin::mutex::SpinMutex;
 
 use super::host::{Services, Shared, partition_table_control};
+use super::interrupts::PartitionInterrupts;
 use super::partition_table::PartitionTable;
 use super::run::{End, RunLoop};
 use super::{idle, random, tlb};
@@ -110,6 +111,11 @@ fn run_vcpu(
     use_partition_table(&shared.table);
     let id = u32::try_from(vcpu_id).unwrap_or(u32::MAX);
     let services = Services::new(shared, id);
+    if let Some(interrupts) = shared.interrupts
+        && let Err(why) = interrupts.prepare_thread(id)
+    {
+        error!("vCPU {id} gets no interrupts: {why}");
+    }
     let mut next = first;
     loop {
         if shared.is_stopping() {
@@ -131,7 +137,16 @@ fn run_vcpu(
             threads::clear_doorbell();
             continue;
         };
-        match RunLoop::new(thread, &services, vcpu).run() {
+        if let Some(interrupts) = shared.interrupts
+            && let Err(why) = interrupts.start_vcpu(id)
+        {
+            error!("vCPU {id} gets no interrupts: {why}");
+        }
+        let end = RunLoop::new(thread, &services, vcpu).run();
+        if let Some(interrupts) = shared.interrupts {
+            interrupts.stop_vcpu();
+        }
+        match end {
             End::Stopped | End::Stopping => {}
             End::Partition(stop) => {
                 services.gather();
@@ -163,6 +178,16 @@ fn make(handover: Handover) -> Result<Made, StartError> {
     let table = PartitionTable::take();
     let pool = TablePool::new(handover.pool.ra, handover.pool.words).map_err(StartError::Pool)?;
     let tree = build_partition_tree(&pool, &handover.extents).map_err(StartError::Tree)?;
+    let mut threads = Vec::from([this_thread().pir.load(Ordering::Relaxed)]);
+    threads.extend(threads::parked().into_iter().take(handover.blocks.len()));
+    let vcpus = u16::try_from(threads.len())
+        .ok()
+        .and_then(NonZeroU16::new)
+        .unwrap_or(NonZeroU16::MIN);
+    let interrupts = interrupts(&handover, &threads, vcpus, &tree, &pool);
+    let counters = exit_counters();
+    tree.map_page(&pool, exit_counters::PLACE, counters.0, PageKind::ReadOnly)
+        .map_err(StartError::Tree)?;
     let ram = GuestRam::new(&handover.extents).map_err(StartError::Extents)?;
     handover.payload.place(&ram).map_err(StartError::Payload)?;
 
@@ -183,13 +208,11 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         tables: Arc::new(TableQuota::new(pool, 8 * handover.pool.words.len() as u64)),
         lpids: Arc::new(Lpids::new(LPID + 1..LPIDS)),
     };
-    let mut threads = Vec::from([this_thread().pir.load(Ordering::Relaxed)]);
-    threads.extend(threads::parked().into_iter().take(handover.blocks.len()));
-    let vcpus = u16::try_from(threads.len())
-        .ok()
-        .and_then(NonZeroU16::new)
-        .unwrap_or(NonZeroU16::MIN);
-    let partition = Partition::new(ram, LPID, tree.partition_table_word(), vcpus, policy, share);
+    let mut partition =
+        Partition::new(ram, LPID, tree.partition_table_word(), vcpus, policy, share);
+    if let Some(interrupts) = interrupts {
+        partition = partition.with_exploitation(interrupts.exploitation(vcpus));
+    }
     describe(&partition, &handover)?;
 
     let entry = handover.payload.entry;
@@ -203,11 +226,46 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         table,
         threads,
         is_qemu,
+        interrupts,
+        exit_counters: counters.1,
         terminal: SpinMutex::default(),
         stopping: AtomicBool::new(false),
         home: AtomicUsize::new(0),
     };
     Ok((Box::leak(Box::new(shared)), handover.blocks, vcpu))
+}
+
+/// XIVE exploitation mode, if it is wanted and the machine's controllers work.
+fn interrupts(
+    handover: &Handover,
+    threads: &[u32],
+    vcpus: NonZeroU16,
+    tree: &PartitionTree,
+    pool: &TablePool,
+) -> Option<&'static PartitionInterrupts> {
+    if !handover.exploitation {
+        return None;
+    }
+    let (interrupts, pages) = PartitionInterrupts::start(handover, threads, vcpus)
+        .inspect_err(|why| error!("no XIVE exploitation mode: {why}"))
+        .ok()?;
+    let mut pages = pages.iter();
+    let mapped =
+        pages.try_for_each(|page| tree.map_page(pool, page.gra, page.ra, PageKind::Device));
+    if let Err(why) = mapped {
+        error!("no XIVE exploitation mode: its pages cannot be mapped: {why:?}");
+        return None;
+    }
+    Some(interrupts)
+}
+
+/// The page of exit counters, nothing else on it: its real address and its words.
+fn exit_counters() -> (Ra, &'static [AtomicU64]) {
+    #[repr(C, align(65536))]
+    struct Page([AtomicU64; exit_counters::BYTES / 8]);
+    static PAGE: Page = Page([const { AtomicU64::new(0) }; exit_counters::BYTES / 8]);
+    let base = core::ptr::from_ref(&PAGE).expose_provenance();
+    (Ra(base as u64), &PAGE.0)
 }
 
 /// Writes the device tree and the RTAS page into the partition's memory.

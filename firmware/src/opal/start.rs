@@ -37,6 +37,7 @@ use super::threads::{self, AllThreads, MAX_PIR, OpalThread};
 use super::tree::{self, Describe, Description, Interrupts};
 use super::units::{self, Unit};
 use super::xive::{self, Chips, XIVE};
+use crate::controllers;
 use crate::entry::ram::OsRam;
 use crate::fdt::{Fdt, FdtError};
 use crate::inputs::Inputs;
@@ -73,7 +74,7 @@ enum StartError {
     Memory(BadRanges),
     Given(FdtError),
     Tree(TreeError),
-    Interrupts(xive::StartError),
+    Interrupts(controllers::StartError),
 }
 
 impl fmt::Display for StartError {
@@ -247,7 +248,7 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         xscom: Mutex::new(xscom),
         nest_mmus,
         tree: KeptTree::new(tree.root),
-        is_fused: xive::is_fused(&handover.inputs),
+        is_fused: controllers::is_fused(&handover.inputs),
         xive,
     });
     Ok(leak_aligned(&blob))

@@ -3,12 +3,8 @@
 //!
 //! Surprising fact: the calls' crate and the driver's know nothing of each other, so most of this file says only that
 //! their names mean the same.
-#![expect(
-    unsafe_code,
-    reason = "promises about the controllers' windows and memory"
-)]
+#![expect(unsafe_code, reason = "promises about the controllers' memory")]
 
-use core::fmt;
 use core::ops::Range;
 
 use isa::addr::Ra;
@@ -21,15 +17,14 @@ use nest::xive::memory::RealTables;
 use nest::xive::registers::{self, CiWindows};
 use nest::xive::tables::Index;
 use nest::xive::tima::Tima;
-use nest::xive::{self, ChipSetup, REGION, XiveError, XiveMemory};
+use nest::xive::{self, REGION, XiveError};
 use opal_calls::args::ChipId;
 use opal_calls::xive::ids::{At, Source};
-use opal_calls::xive::{
-    Controllers, Dump, Fault, Queue, QueueInfo, Route, SourceInfo, VpInfo, VpSetup, Xive,
-};
+use opal_calls::xive::{Dump, Fault, Queue, QueueInfo, Route, SourceInfo, VpInfo, VpSetup, Xive};
 
 use super::bridges::Bridges;
-use crate::inputs::{Core, Inputs};
+use crate::controllers::{self, Controllers, StartError, index};
+use crate::inputs::Inputs;
 use crate::memory::{PARTITION, POOL};
 
 /// The machine's interrupt controllers.
@@ -46,43 +41,11 @@ pub(super) static XIVE: spin::Once<Xive<Chips>> = spin::Once::new();
 /// Makes the calling thread's context valid, closed; without it the thread gets no interrupts.
 pub(super) fn push_thread(pir: u32) {
     if let Some(xive) = XIVE.get()
-        && let Err(error) = xive.controllers().push_thread(pir)
+        && let Chips { xive, tima, .. } = xive.controllers()
+        && let Err(error) = controllers::push_thread(xive, tima, pir)
     {
         log::error!("thread {pir:#x} gets no interrupts: {error}");
     }
-}
-
-/// Why there are no interrupts.
-#[derive(Debug)]
-pub(super) enum StartError {
-    /// No room for the tables of so many chips.
-    NoRoom(usize),
-    /// The driver's error, and the chip.
-    Driver(XiveError),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoRoom(chips) => write!(f, "no room for the tables of {chips} chips"),
-            Self::Driver(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<XiveError> for StartError {
-    fn from(error: XiveError) -> Self {
-        Self::Driver(error)
-    }
-}
-
-/// Threads of a core that share one area register; more is two small cores fused.
-const SMALL_CORE_THREADS: usize = 4;
-
-/// Whether cores are two small ones fused.
-pub(super) fn is_fused(inputs: &Inputs) -> bool {
-    let is_large = |core: &Core| core.threads.len() > SMALL_CORE_THREADS;
-    inputs.cores.iter().any(is_large)
 }
 
 impl Chips {
@@ -101,30 +64,10 @@ impl Chips {
         if end > PARTITION {
             return Err(StartError::NoRoom(count));
         }
-        let is_fused = is_fused(inputs);
-        let indexes = inputs.chips.iter().filter_map(|chip| index(*chip));
-        let setups = indexes.zip((POOL..end).step_by(region_step()));
-        let mut misplaced = false;
-        let setups = setups.map_while(|(chip, base)| {
-            let memory = XiveMemory::new(Ra(base));
-            misplaced |= memory.is_err();
-            Some(ChipSetup {
-                chip,
-                // SAFETY: the map is the chip's own table, and this is the only driver of these windows.
-                windows: unsafe { CiWindows::new(map, chip) },
-                memory: memory.ok()?,
-                is_fused,
-            })
-        });
         // SAFETY: the regions are from the firmware's pool, which nothing else uses in this mode; the kernel is told that they
-        // are the firmware's. The firmware runs in real mode.
-        let tables = unsafe { RealTables::new() };
-        let xive = xive::Xive::start(scom, map, setups, tables)?;
-        if misplaced {
-            return Err(StartError::NoRoom(count));
-        }
-        // SAFETY: the driver has set the area's address; it is the chip's own table that says where.
-        let tima = Tima::new(unsafe { registers::tima(map) });
+        // are the firmware's.
+        let started = unsafe { Controllers::start(scom, map, inputs, POOL) }?;
+        let Controllers { xive, tima } = started;
         let indexes = inputs.chips.iter().filter_map(|chip| index(*chip));
         let bridges = Bridges::start(scom, map, indexes, &xive, lpc);
         let chips = Self {
@@ -132,51 +75,13 @@ impl Chips {
             tima,
             bridges,
         };
-        for core in &inputs.cores {
-            chips.add_core(scom, core)?;
-        }
         Ok((chips, POOL..end))
-    }
-
-    fn add_core(&self, scom: &mut impl Scom, core: &Core) -> Result<(), XiveError> {
-        let chip = index(core.chip).ok_or(XiveError::NoBlock)?;
-        for pir in &core.threads {
-            let local = pir & 0xff;
-            // Small cores have four threads each; fused ones take turns in the PIR.
-            let small = if core.threads.len() > SMALL_CORE_THREADS {
-                (local >> 3) * 2 + (local & 1)
-            } else {
-                local >> 2
-            };
-            let small = u8::try_from(small).map_err(|_| XiveError::NoVp)?;
-            self.xive.add_core(scom, chip, small)?;
-            self.xive.add_thread(*pir)?;
-        }
-        Ok(())
-    }
-
-    /// Makes the calling thread's context valid, closed.
-    ///
-    /// # Errors
-    /// The chip did not take it: the thread gets no interrupts.
-    fn push_thread(&self, pir: u32) -> Result<(), XiveError> {
-        self.xive.enable_thread(pir)?;
-        self.tima.push_physical()
     }
 
     /// What the controllers of all chips can do.
     pub(super) fn capabilities(&self) -> xive::Capabilities {
         self.xive.capabilities(0).unwrap_or_default()
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "a constant of 16 MiB")]
-const fn region_step() -> usize {
-    REGION as usize
-}
-
-fn index(chip: u32) -> Option<ChipIndex> {
-    u8::try_from(chip).ok().map(ChipIndex)
 }
 
 const fn fault(error: XiveError) -> Fault {
@@ -227,7 +132,7 @@ fn chip_id(chip: ChipIndex) -> ChipId {
     ChipId(chip.0.into())
 }
 
-impl Controllers for Chips {
+impl opal_calls::xive::Controllers for Chips {
     fn spread(&self) -> u8 {
         self.xive.vp_blocks_log2()
     }

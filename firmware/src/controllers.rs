@@ -1,0 +1,142 @@
+//! The machine's interrupt controllers, brought up: what both modes begin with.
+//!
+//! Owns the driver of all chips' controllers and each thread's own context. What becomes of their interrupts is the modes'
+//! affair (`opal/xive.rs`, `hypervisor/interrupts.rs`). Surprising fact: a thread's context must be made valid by the
+//! thread itself, so starting ends on each thread alone.
+#![expect(
+    unsafe_code,
+    reason = "promises about the controllers' windows and memory"
+)]
+
+use core::fmt;
+
+use isa::addr::Ra;
+use nest::chip::AddressMap;
+use nest::mmio::CiMmio;
+use nest::scom::{ChipIndex, Scom};
+use nest::xive::memory::RealTables;
+use nest::xive::registers::{self, CiWindows};
+use nest::xive::tima::Tima;
+use nest::xive::{ChipSetup, REGION, Xive, XiveError, XiveMemory};
+
+use crate::inputs::{Core, Inputs};
+
+/// The controllers of all chips, and the area of the thread that uses it.
+pub struct Controllers {
+    /// Sources, queues, virtual processors.
+    pub xive: Xive<CiWindows, RealTables>,
+    /// Contexts.
+    pub tima: Tima<CiMmio<registers::Tima>>,
+}
+
+/// Why there are no interrupts.
+#[derive(Debug)]
+pub enum StartError {
+    /// No room for the tables of so many chips.
+    NoRoom(usize),
+    /// The driver's error.
+    Driver(XiveError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoom(chips) => write!(f, "no room for the tables of {chips} chips"),
+            Self::Driver(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<XiveError> for StartError {
+    fn from(error: XiveError) -> Self {
+        Self::Driver(error)
+    }
+}
+
+/// Threads of a core that share one area register; more is two small cores fused.
+const SMALL_CORE_THREADS: usize = 4;
+
+/// Whether cores are two small ones fused.
+pub fn is_fused(inputs: &Inputs) -> bool {
+    let is_large = |core: &Core| core.threads.len() > SMALL_CORE_THREADS;
+    inputs.cores.iter().any(is_large)
+}
+
+/// A chip as the driver calls it.
+pub fn index(chip: u32) -> Option<ChipIndex> {
+    u8::try_from(chip).ok().map(ChipIndex)
+}
+
+impl Controllers {
+    /// Sets all controllers up, with tables from `base` on, [`REGION`] for each chip. For one caller.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    ///
+    /// # Safety
+    /// The regions are memory that nothing else uses from now on.
+    pub unsafe fn start(
+        scom: &mut impl Scom,
+        map: &AddressMap,
+        inputs: &Inputs,
+        base: u64,
+    ) -> Result<Self, StartError> {
+        let bases = (0..).map(|n| base + n * REGION);
+        let indexes = inputs.chips.iter().filter_map(|chip| index(*chip));
+        let mut misplaced = false;
+        let setups = indexes.zip(bases).map_while(|(chip, base)| {
+            let memory = XiveMemory::new(Ra(base));
+            misplaced |= memory.is_err();
+            Some(ChipSetup {
+                chip,
+                // SAFETY: the map is the chip's own table, and this is the only driver of these windows.
+                windows: unsafe { CiWindows::new(map, chip) },
+                memory: memory.ok()?,
+                is_fused: is_fused(inputs),
+            })
+        });
+        // SAFETY: the caller vouches for the regions. The firmware runs in real mode.
+        let tables = unsafe { RealTables::new() };
+        let xive = Xive::start(scom, map, setups, tables)?;
+        if misplaced {
+            return Err(StartError::NoRoom(inputs.chips.len()));
+        }
+        // SAFETY: the driver has set the area's address; it is the chip's own table that says where.
+        let tima = Tima::new(unsafe { registers::tima(map) });
+        let controllers = Self { xive, tima };
+        for core in &inputs.cores {
+            controllers.add_core(scom, core)?;
+        }
+        Ok(controllers)
+    }
+
+    fn add_core(&self, scom: &mut impl Scom, core: &Core) -> Result<(), XiveError> {
+        let chip = index(core.chip).ok_or(XiveError::NoBlock)?;
+        for pir in &core.threads {
+            let local = pir & 0xff;
+            // Small cores have four threads each; fused ones take turns in the PIR.
+            let small = if core.threads.len() > SMALL_CORE_THREADS {
+                (local >> 3) * 2 + (local & 1)
+            } else {
+                local >> 2
+            };
+            let small = u8::try_from(small).map_err(|_| XiveError::NoVp)?;
+            self.xive.add_core(scom, chip, small)?;
+            self.xive.add_thread(*pir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the calling thread's own context valid, closed.
+///
+/// # Errors
+/// The chip did not take it: the thread gets no interrupts.
+pub fn push_thread(
+    xive: &Xive<CiWindows, RealTables>,
+    tima: &Tima<CiMmio<registers::Tima>>,
+    pir: u32,
+) -> Result<(), XiveError> {
+    xive.enable_thread(pir)?;
+    tima.push_physical()
+}
