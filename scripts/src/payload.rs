@@ -42,7 +42,7 @@ const fn l1(name: &'static str, machine: &'static str, append: &'static str) -> 
 
 /// All boots: everything on each machine, what depends on the level at the lower ones, and what needs threads.
 pub const PAYLOADS: [Payload; 5] = [
-    l1("l1-powernv10", "powernv10", "nidus.mode=papr"),
+    l1("l1-powernv10", "powernv10", "nidus.mode=papr nidus.xive=on"),
     l1("l1-powernv11", "powernv11", "nidus.mode=papr"),
     l1(
         "l1-at-power10",

@@ -20,6 +20,8 @@ mod console;
 #[cfg(target_os = "none")]
 mod elements;
 #[cfg(target_os = "none")]
+mod exploitation;
+#[cfg(target_os = "none")]
 mod groups;
 #[cfg(target_os = "none")]
 mod gsb;

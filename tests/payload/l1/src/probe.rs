@@ -91,7 +91,25 @@ pub(crate) fn load(addr: u64) -> Result<u64, Trap> {
     }
 }
 
-/// Stores a doubleword to an address outside the payload's memory. Only for addresses that must not be writable.
+/// Loads a halfword from any address.
+pub(crate) fn load16(addr: u64) -> Result<u16, Trap> {
+    let mut value = 0u64;
+    match armed!("lhz {v}, 0({a})", v = inout(reg) value, a = in(reg_nonzero) addr) {
+        Some(trap) => Err(trap),
+        None => Ok(value as u16),
+    }
+}
+
+/// Stores a byte to an address outside the payload's memory.
+pub(crate) fn store8_outside(addr: u64, value: u8) -> Result<(), Trap> {
+    assert!(addr >= 1 << 40, "payload bug: may be memory");
+    match armed!("stb {v}, 0({a})", v = in(reg) u64::from(value), a = in(reg_nonzero) addr) {
+        Some(trap) => Err(trap),
+        None => Ok(()),
+    }
+}
+
+/// Stores a doubleword to an address outside the payload's memory: to what must not be writable, or to a device.
 pub(crate) fn store_outside(addr: u64, value: u64) -> Result<(), Trap> {
     assert!(addr >= 1 << 40, "payload bug: may be memory");
     match armed!("std {v}, 0({a})", v = in(reg) value, a = in(reg_nonzero) addr) {

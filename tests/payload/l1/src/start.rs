@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use papr_services::table::number::H_SET_MODE;
 
+use crate::exploitation::{Controller, Exits};
 use crate::groups;
 use crate::hcall::hcall;
 use crate::mem::{self, layout};
@@ -46,6 +47,10 @@ pub(crate) struct Machine {
     pub server: u64,
     /// Interrupt source of the console.
     pub console_source: Option<u32>,
+    /// The interrupt controller in exploitation mode; `None`: XICS by hypercalls.
+    pub controller: Option<Controller>,
+    /// Where exits are counted.
+    pub exits: Option<Exits>,
     /// `seed=` of the arguments, for random cases.
     pub seed: u64,
     /// `rounds=` of the arguments, for races; 0 without it.
@@ -73,6 +78,8 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
     let machine = Machine {
         seed: number("seed="),
         rounds: number("rounds="),
+        controller: Controller::new(tree.as_ref()),
+        exits: Exits::new(tree.as_ref()),
         rtas: Rtas::new(tree.as_ref()),
         memory: memory(tree.as_ref()),
         console_source: tree.and_then(|t| t.number(&["vdevice", "vty"], "interrupts")),

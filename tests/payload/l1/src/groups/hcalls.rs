@@ -35,11 +35,11 @@ const CASES: &[(u64, Cases)] = &[
     (nr::H_LOGICAL_CACHE_STORE, cache_store),
     (nr::H_GET_TERM_CHAR, get_term),
     (nr::H_PUT_TERM_CHAR, put_term),
-    (nr::H_EOI, eoi),
-    (nr::H_CPPR, cppr),
-    (nr::H_IPI, ipi),
-    (nr::H_IPOLL, ipoll),
-    (nr::H_XIRR, xirr),
+    (nr::H_EOI, |machine| xics(machine, nr::H_EOI, eoi)),
+    (nr::H_CPPR, |machine| xics(machine, nr::H_CPPR, cppr)),
+    (nr::H_IPI, |machine| xics(machine, nr::H_IPI, ipi)),
+    (nr::H_IPOLL, |machine| xics(machine, nr::H_IPOLL, ipoll)),
+    (nr::H_XIRR, |machine| xics(machine, nr::H_XIRR, xirr)),
     (nr::H_REGISTER_VPA, processor::vpa),
     (nr::H_CEDE, processor::cede),
     (nr::H_CEDE, processor::areas),
@@ -47,7 +47,18 @@ const CASES: &[(u64, Cases)] = &[
     (nr::H_PROD, processor::prod),
     (nr::H_GET_CPU_CHARACTERISTICS, processor::characteristics),
     (nr::H_POLL_PENDING, processor::poll_pending),
-    (nr::H_XIRR_X, xirr_x),
+    (nr::H_XIRR_X, |machine| xics(machine, nr::H_XIRR_X, xirr_x)),
+    (nr::H_INT_GET_SOURCE_INFO, xive),
+    (nr::H_INT_SET_SOURCE_CONFIG, xive),
+    (nr::H_INT_GET_SOURCE_CONFIG, xive),
+    (nr::H_INT_GET_QUEUE_INFO, xive),
+    (nr::H_INT_SET_QUEUE_CONFIG, xive),
+    (nr::H_INT_GET_QUEUE_CONFIG, xive),
+    (nr::H_INT_SET_OS_REPORTING_LINE, xive),
+    (nr::H_INT_GET_OS_REPORTING_LINE, xive),
+    (nr::H_INT_ESB, xive),
+    (nr::H_INT_SYNC, xive),
+    (nr::H_INT_RESET, xive),
     (nr::H_RANDOM, processor::random),
     (nr::H_SET_MODE, processor::set_mode),
     (nr::H_REGISTER_PROC_TBL, processor::proc_table),
@@ -271,6 +282,18 @@ fn put_term(_: &Machine) {
         );
     }
 }
+
+/// Cases of a call that only partitions with XICS have.
+fn xics(machine: &Machine, number: u64, cases: Cases) {
+    if machine.controller.is_none() {
+        return cases(machine);
+    }
+    let answer = raw(number, [0; 9]).code();
+    case(format_args!("hcall/xics-{number:#x}"), answer, FUNCTION);
+}
+
+/// The calls of exploitation mode have a group of their own.
+fn xive(_: &Machine) {}
 
 fn eoi(_: &Machine) {
     // Source 2 (the inter-processor interrupt) is known; it is not in service, which harms nothing.

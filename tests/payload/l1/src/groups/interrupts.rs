@@ -1,4 +1,4 @@
-//! Interrupts of L1: external ones through the XICS calls, the decrementer, `sc 1` from problem state.
+//! Interrupts of L1: external ones through the XICS calls (those of exploitation mode are in `xive`), the decrementer, `sc 1` from problem state.
 
 use papr_services::table::number as nr;
 
@@ -13,10 +13,16 @@ const SOON: u64 = 51_200_000;
 
 pub(super) fn run(machine: &Machine) {
     probe::set_decrementer(0x7fff_ffff);
-    inter_processor(machine);
-    priorities(machine);
+    let has_xics = machine.controller.is_none();
+    if has_xics {
+        inter_processor(machine);
+        priorities(machine);
+    }
     decrementer();
-    cede(machine);
+    cede();
+    if has_xics {
+        cede_pending(machine);
+    }
     problem_state();
 }
 
@@ -108,8 +114,7 @@ fn decrementer() {
     probe::set_decrementer(0x7fff_ffff);
 }
 
-fn cede(machine: &Machine) {
-    let me = machine.server;
+fn cede() {
     // Asleep until the decrementer, delivered when the call returns with EE on.
     let before = probe::interrupts();
     let start = probe::time_base();
@@ -124,7 +129,12 @@ fn cede(machine: &Machine) {
         probe::interrupts() > before && probe::last().vector == 0x900,
     );
     probe::set_msr(probe::MSR);
-    // An interrupt that already waits.
+    probe::set_decrementer(0x7fff_ffff);
+}
+
+/// An interrupt that already waits.
+fn cede_pending(machine: &Machine) {
+    let me = machine.server;
     hcall(nr::H_CPPR, [255]);
     hcall(nr::H_IPI, [me, 4]);
     let before = probe::interrupts();

@@ -24,6 +24,8 @@ mod rtas;
 mod shadow;
 mod shadow_rights;
 mod shadow_size;
+mod xive;
+mod xive_arguments;
 
 use papr_services::table::TABLE;
 
@@ -53,6 +55,7 @@ const GROUPS: &[Group] = &[
     group("hcall", hcalls::run),
     group("rtas", rtas::run),
     group("interrupts", interrupts::run),
+    group("xive", xive::run),
     group("nested-args", nested_args::run),
     group("nested-buffers", nested_buffers::run),
     group("nested-values", nested_values::run),
