@@ -35,6 +35,8 @@ pub(crate) enum Form {
     NoBmc,
     /// A raw image that reboots, on a machine that ends where others would start again.
     Reboots,
+    /// A raw image that reports an error of the platform.
+    PlatformError,
 }
 
 /// What is in a container.
@@ -77,6 +79,7 @@ impl Form {
             Self::Nothing => return None,
             Self::Raw | Self::NoBmc => off,
             Self::Reboots => program(&reboots()),
+            Self::PlatformError => program(&[PLATFORM_ERROR]),
             Self::Elf(class) => tiny_elf::file(class, &off, false),
             Self::Descriptor => tiny_elf::file(Class::Big64, &off, true),
             Self::Contained(Inner::Elf) => contained(&tiny_elf::file(Class::Big64, &off, false)),
@@ -116,7 +119,14 @@ const POWER_OFF: Call = Call {
     answer: None,
 };
 
-/// The kinds of OPAL_CEC_REBOOT2: those that are not served answer so, then comes one that is.
+/// With no text for the reason.
+const PLATFORM_ERROR: Call = Call {
+    token: REBOOT2,
+    argument: 1,
+    answer: None,
+};
+
+/// The other kinds of OPAL_CEC_REBOOT2: those that are not served answer so, then comes one that is.
 fn reboots() -> Vec<Call> {
     const MEMORY_PRESERVING: u32 = 3;
     const FAST: u32 = 4;

@@ -119,6 +119,18 @@ pub(super) fn cases() -> Vec<Case> {
             &[("program", RUNS), ("reboot", "stop] reboot")],
         ),
         case(
+            "opal-platform-error",
+            Form::PlatformError,
+            &[
+                ("program", RUNS),
+                (
+                    "reason",
+                    "the kernel reports a platform error: no reason given; the machine stays stopped",
+                ),
+            ],
+            Stop::Stays,
+        ),
+        case(
             "opal-no-bmc",
             Form::NoBmc,
             &[
