@@ -20,6 +20,7 @@ use crate::wrong::Wrong;
 mod cases;
 mod devices;
 mod kvm_hosts;
+mod opal;
 mod payload_forms;
 mod warnings;
 

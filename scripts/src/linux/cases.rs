@@ -1,6 +1,6 @@
 //! The table of Linux boots: what is booted, and what its console must say.
 
-use super::{Case, Check, Stop, Work, devices, kvm_hosts, payload_forms};
+use super::{Case, Check, Stop, Work, kvm_hosts, opal, payload_forms};
 use crate::boot::{Choice, Mode};
 use crate::console::Step;
 use crate::counters;
@@ -12,7 +12,7 @@ fn nested() -> Choice {
 }
 
 /// The kernel of the case with eight threads uses them all.
-fn all_threads_are_online(lines: &[String]) -> Result<(), String> {
+pub(super) fn all_threads_are_online(lines: &[String]) -> Result<(), String> {
     let online = |line: &String| line.contains("NIDUS-L1-USERLAND") && line.contains(" cpus=8 ");
     if lines.iter().any(online) {
         Ok(())
@@ -37,35 +37,6 @@ fn stages_in_their_order(lines: &[String]) -> Result<(), String> {
     } else {
         Err(format!("boot stages in the log: {}", found.join(" ")))
     }
-}
-
-/// Each of eight threads ran a task, and all but the first left and came back.
-fn all_threads_come_and_go(lines: &[String]) -> Result<(), String> {
-    threads_come_and_go(lines, 8)
-}
-
-/// The same for the second kernel of a case with four threads: the first does not say so.
-fn four_threads_come_and_go(lines: &[String]) -> Result<(), String> {
-    threads_come_and_go(lines, 4)
-}
-
-fn threads_come_and_go(lines: &[String], count: u32) -> Result<(), String> {
-    for wanted in [
-        format!("NIDUS-L1-TASKS threads={count} ran={count}"),
-        format!(
-            "NIDUS-L1-HOTPLUG rounds=1 moved={} threads={count}",
-            count - 1
-        ),
-    ] {
-        if !lines.iter().any(|line| line.trim_end() == wanted) {
-            return Err(format!("no line '{wanted}'"));
-        }
-    }
-    Ok(())
-}
-
-fn opal() -> Choice {
-    Choice::new(Mode::Opal)
 }
 
 /// All cases. The long ones come first, so that two at a time end at about the same time.
@@ -241,175 +212,6 @@ pub fn cases() -> Vec<Case> {
             },
             vec![],
         ),
-        boot("opal-7.2", opal(), vec![]),
-        boot(
-            "opal-devices",
-            Choice {
-                machine: "powernv10-rainier".to_owned(),
-                memory: "2G".to_owned(),
-                append: "nidus_do=devices".to_owned(),
-                ..opal()
-            },
-            vec![devices::answer],
-        ),
-        boot(
-            "opal-6.12",
-            Choice {
-                machine: "powernv10-rainier".to_owned(),
-                memory: "16G".to_owned(),
-                kernel: "6.12".to_owned(),
-                ..opal()
-            },
-            vec![],
-        ),
-        boot(
-            "opal-7.2-64k",
-            Choice {
-                kernel: "7.2-64k".to_owned(),
-                memory: "1G".to_owned(),
-                ..opal()
-            },
-            vec![],
-        ),
-        boot(
-            "opal-smp8",
-            Choice {
-                smp: "8,cores=2,threads=4".to_owned(),
-                append: "nidus_do=threads".to_owned(),
-                ..opal()
-            },
-            vec![all_threads_are_online, all_threads_come_and_go],
-        ),
-        boot(
-            "opal-at-power10",
-            Choice {
-                machine: "powernv11".to_owned(),
-                append: "nidus.compat=power10 nidus_cpu=1".to_owned(),
-                ..opal()
-            },
-            vec![levels::only_the_tree_is_at_power10],
-        ),
-        boot(
-            "opal-two-chips",
-            Choice {
-                machine: "powernv11".to_owned(),
-                smp: "8,sockets=2,cores=1,threads=4".to_owned(),
-                append: "nidus_do=threads".to_owned(),
-                ..opal()
-            },
-            vec![all_threads_are_online, all_threads_come_and_go],
-        ),
-        boot(
-            "opal-kexec",
-            Choice {
-                machine: "powernv11".to_owned(),
-                smp: "4,cores=2,threads=2".to_owned(),
-                memory: "2G".to_owned(),
-                append: "nidus_do=kexec".to_owned(),
-                ..opal()
-            },
-            vec![four_threads_come_and_go],
-        ),
-        boot(
-            "opal-big-core",
-            Choice {
-                machine: "powernv11,big-core=on".to_owned(),
-                smp: "8,cores=1,threads=8".to_owned(),
-                memory: "1G".to_owned(),
-                append: "nidus_do=threads".to_owned(),
-                ..opal()
-            },
-            vec![all_threads_are_online, all_threads_come_and_go],
-        ),
-        Case {
-            name: "opal-dmesg",
-            work: Work::LikeSkiboot(Choice {
-                append: "nidus_do=warnings".to_owned(),
-                ..opal()
-            }),
-        },
-        Case {
-            name: "opal-crash",
-            work: Work::Shell(
-                "opal --shell --memory 2G --append panic=1",
-                vec![
-                    Step {
-                        expect: "# ",
-                        send: "echo c >/proc/sysrq-trigger\n",
-                    },
-                    Step {
-                        expect: "Kernel panic - not syncing: sysrq triggered crash",
-                        send: "",
-                    },
-                    Step {
-                        expect: "stop] reboot",
-                        send: "",
-                    },
-                    Step {
-                        expect: "NIDUS-L1-USERLAND",
-                        send: "",
-                    },
-                    Step {
-                        expect: "# ",
-                        send: "exit\n",
-                    },
-                    Step {
-                        expect: "NIDUS-L1-OFF",
-                        send: "",
-                    },
-                ],
-            ),
-        },
-        Case {
-            name: "opal-reboot",
-            work: Work::Shell(
-                "opal --shell --memory 2G --smp 2",
-                vec![
-                    Step {
-                        expect: "NIDUS-L1-USERLAND",
-                        send: "",
-                    },
-                    Step {
-                        expect: "# ",
-                        send: "echo typed-$((6 * 7))\n",
-                    },
-                    Step {
-                        expect: "typed-42",
-                        // Not polled: the kernel has had interrupts for the console.
-                        send: "awk '/hvc_console/ { print \"keys\", $2 + $3 ? \"interrupt\" : \"\" }' /proc/interrupts\n",
-                    },
-                    Step {
-                        expect: "keys interrupt",
-                        send: "restart fast\n",
-                    },
-                    // It cannot be had, which makes it a normal one.
-                    Step {
-                        expect: "Unsupported 'fast' reboot.",
-                        send: "",
-                    },
-                    Step {
-                        expect: "stop] reboot",
-                        send: "",
-                    },
-                    Step {
-                        expect: "INIT: Starting kernel at 0x",
-                        send: "",
-                    },
-                    Step {
-                        expect: "NIDUS-L1-USERLAND",
-                        send: "",
-                    },
-                    Step {
-                        expect: "# ",
-                        send: "exit\n",
-                    },
-                    Step {
-                        expect: "NIDUS-L1-OFF",
-                        send: "",
-                    },
-                ],
-            ),
-        },
         Case {
             name: "shell",
             work: Work::Shell(
@@ -538,6 +340,7 @@ pub fn cases() -> Vec<Case> {
         ),
     ];
     all.splice(0..0, kvm_hosts::cases());
+    all.extend(opal::cases());
     all.extend(payload_forms::cases());
     all
 }
