@@ -19,7 +19,7 @@
 )]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "tool"))]
 extern crate std;
 
 mod bytes;
@@ -29,4 +29,6 @@ pub mod ffs;
 pub mod flash;
 pub mod lid;
 pub mod nvram;
+#[cfg(feature = "tool")]
+pub mod tool;
 pub mod xz;

@@ -125,6 +125,11 @@ pub fn is_container(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
+/// The hash that containers use, SHA-512.
+pub fn hash(bytes: &[u8]) -> Hash {
+    Sha512::digest(bytes).into()
+}
+
 /// A header whose parts were all found.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'a> {

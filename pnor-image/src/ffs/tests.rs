@@ -262,7 +262,7 @@ fn cases() -> ProptestConfig {
     let count = std::env::var("NIDUS_CASES")
         .ok()
         .and_then(|text| text.parse().ok());
-    ProptestConfig::with_cases(count.unwrap_or(2000))
+    ProptestConfig::with_cases(count.unwrap_or(500))
 }
 
 proptest! {

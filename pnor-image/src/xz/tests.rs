@@ -130,7 +130,7 @@ fn cases() -> ProptestConfig {
     let count = std::env::var("NIDUS_CASES")
         .ok()
         .and_then(|text| text.parse().ok());
-    ProptestConfig::with_cases(count.unwrap_or(300))
+    ProptestConfig::with_cases(count.unwrap_or(100))
 }
 
 proptest! {
