@@ -22,6 +22,7 @@ pub mod milestone;
 pub mod modinfo;
 pub mod needed;
 pub mod payload;
+pub mod pnor;
 pub mod run;
 pub mod runner;
 pub mod setup;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use scripts::tools::Tools;
-use scripts::{bench, check, image, run, setup, test};
+use scripts::{bench, check, image, pnor, run, setup, test};
 
 #[derive(Parser)]
 #[command(name = "nidus", about = "Set up, run, test, build and check Nidus")]
@@ -18,8 +18,14 @@ struct Arguments {
 enum Verb {
     /// Obtain what is missing: the source of core, QEMU, payloads
     Setup,
-    /// Build target/nidus.lid and target/nidus.elf
-    Image,
+    /// Build target/nidus.lid, target/nidus.elf, and target/nidus.pnor for the flash
+    Image(pnor::Options),
+    /// Build, show, check and change images of the flash
+    #[command(after_help = pnor_image::tool::command::EXAMPLES)]
+    PnorImage {
+        #[command(subcommand)]
+        verb: pnor_image::tool::command::Verb,
+    },
     /// Boot Linux on the firmware, up to a guest of a guest
     Run(Box<run::Options>),
     /// Figures under a clock of one nanosecond per instruction
@@ -35,12 +41,18 @@ fn main() -> ExitCode {
     if let Some(place) = std::env::var_os("NIDUS_CWD") {
         let _ = std::env::set_current_dir(place);
     }
-    match work(Arguments::parse().verb) {
+    let verb = Arguments::parse().verb;
+    // Its exit status is that of the command `pnor-image`: 2 when it could not be carried out.
+    let failure = match verb {
+        Verb::PnorImage { .. } => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    };
+    match work(verb) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("{error:#}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }
@@ -49,8 +61,9 @@ fn main() -> ExitCode {
 fn work(verb: Verb) -> Result<bool> {
     let tools = Tools::open()?;
     match verb {
+        Verb::PnorImage { verb } => pnor_image::tool::command::work(verb),
         Verb::Setup => setup::run(&tools).map(|()| true),
-        Verb::Image => {
+        Verb::Image(options) => {
             setup::run(&tools)?;
             let image = image::firmware()?;
             let size = image.lid.metadata()?.len();
@@ -59,6 +72,8 @@ fn work(verb: Verb) -> Result<bool> {
                 image.lid.display(),
                 image.elf.display()
             );
+            let (place, holds) = pnor::make(&image, &options)?;
+            println!("{}: {holds}", place.display());
             Ok(true)
         }
         Verb::Run(options) => run::run(&tools, *options),

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
 use crate::tools::{Tools, repository};
-use crate::{cases, image, linux, payload, setup, trees};
+use crate::{cases, image, linux, payload, pnor, setup, trees};
 
 /// QEMUs at a time.
 const AT_A_TIME: usize = 2;
@@ -54,7 +54,7 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
     let start = Instant::now();
     let mut tallies = Vec::new();
     if wants(Level::Host) {
-        tallies.push(host()?);
+        tallies.push(host(tools)?);
     }
     if wants(Level::Payload) {
         tallies.push(payload(tools, &options.names)?);
@@ -79,8 +79,8 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
         .all(|tally| tally.failed == 0 && tally.passed > 0))
 }
 
-/// `cargo test` of the workspace, shown as it comes.
-fn host() -> Result<Tally> {
+/// `cargo test` of the workspace, shown as it comes, and what needs a tool that set-up brought.
+fn host(tools: &Tools) -> Result<Tally> {
     println!("== host");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
@@ -107,12 +107,23 @@ fn host() -> Result<Tally> {
     } else {
         "; cargo test failed without a failed case"
     };
-    Ok(Tally {
+    let mut tally = Tally {
         level: "host",
         passed,
         failed: if good { failed } else { failed.max(1) },
         note: note.to_owned(),
-    })
+    };
+    match pnor::agreement(tools) {
+        Ok(count) => {
+            println!("ok     pflash and pnor-image agree on {count} partitions");
+            tally.passed += 1;
+        }
+        Err(error) => {
+            println!("FAILED pflash and pnor-image: {error:#}");
+            tally.failed += 1;
+        }
+    }
+    Ok(tally)
 }
 
 fn chosen(name: &str, names: &[String]) -> bool {

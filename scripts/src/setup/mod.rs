@@ -5,8 +5,10 @@
 
 pub mod kernel;
 pub mod packages;
+pub mod pflash;
 pub mod qemu;
 pub mod rust_src;
+pub mod script;
 
 use anyhow::Result;
 
@@ -27,6 +29,7 @@ pub fn run(tools: &Tools) -> Result<()> {
     for part in &USERLAND {
         provide(tools, &mut packages, part)?;
     }
+    pflash::provide(tools, &mut packages)?;
     Ok(())
 }
 

@@ -1,16 +1,16 @@
 //! QEMU: one for this machine, which emulates POWER10 and Power11, and one that runs inside L1 as its VMM.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::packages::{BACKPORTS_FIRST, Packages, at_least};
+use super::script;
 use crate::command;
 use crate::debian::{apt, version};
-use crate::tools::{self, Tools};
+use crate::tools::Tools;
 
 /// The first QEMU with `powernv11`.
 pub const OLDEST: &str = "10.2";
@@ -36,7 +36,7 @@ pub fn provide_host(tools: &Tools, packages: &mut Packages) -> Result<()> {
         && let Some(version) = version_of(&found)
         && is_new_enough(&version)
     {
-        write_script(&program, &format!("exec '{}' \"$@\"\n", found.display()))?;
+        script::write(&program, &format!("exec '{}' \"$@\"\n", found.display()))?;
         println!("setup: QEMU {version} from the PATH");
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub fn provide_host(tools: &Tools, packages: &mut Packages) -> Result<()> {
         let arch = apt::host_arch().with_context(by_hand)?;
         let started = |root: &Path, _: &super::packages::Fetched| {
             let script = root.join("started");
-            write_script(&script, &start(root, root)?)?;
+            script::write(&script, &start(root, root)?)?;
             version_of(&script).with_context(|| format!("{PROGRAM} does not start"))?;
             Ok(fs::remove_file(script)?)
         };
@@ -65,7 +65,7 @@ pub fn provide_host(tools: &Tools, packages: &mut Packages) -> Result<()> {
         println!("setup: QEMU for this machine: {}", got.version_of(PACKAGE));
     }
     let root = tools.path(HOST);
-    write_script(&program, &start(&root, &root)?)?;
+    script::write(&program, &start(&root, &root)?)?;
     match version_of(&program) {
         Some(version) if is_new_enough(&version) => Ok(()),
         _ => bail!(
@@ -102,38 +102,14 @@ fn host_version(candidate: &str) -> bool {
 
 /// The body of a script that starts the program under `root` with the loader and the libraries that lie beside it.
 fn start(root: &Path, data: &Path) -> Result<String> {
-    let loader = tools::find_file(root, &|name| {
-        name.starts_with("ld-linux") || name.starts_with("ld64.so")
-    })
-    .context("the packages hold no loader")?;
-    let libraries = tools::find_file(root, &|name| name == "libc.so.6")
-        .and_then(|path| path.parent().map(Path::to_path_buf))
-        .context("the packages hold no C library")?;
-    let triplet = libraries
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let (words, triplet) = script::words(root, &format!("usr/bin/{PROGRAM}"))?;
     Ok(format!(
-        "export QEMU_MODULE_DIR='{root}/usr/lib/{triplet}/qemu'\n\
-         exec '{}' --library-path '{root}/usr/lib/{triplet}:{root}/lib/{triplet}' '{root}/usr/bin/{PROGRAM}' \\\n    \
+        "export QEMU_MODULE_DIR='{}/usr/lib/{triplet}/qemu'\n\
+         exec {words} \\\n    \
          -L '{data}/usr/share/qemu' -L '{data}/usr/lib/ipxe/qemu' \"$@\"\n",
-        loader.display(),
-        root = root.display(),
+        root.display(),
         data = data.display(),
     ))
-}
-
-fn write_script(path: &Path, body: &str) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let partial = path.with_extension("partial");
-    fs::write(
-        &partial,
-        format!("#!/bin/sh\n# Made by scripts/setup.\n{body}"),
-    )?;
-    fs::set_permissions(&partial, fs::Permissions::from_mode(0o755))?;
-    Ok(fs::rename(partial, path)?)
 }
 
 fn version_of(program: &Path) -> Option<String> {
