@@ -23,12 +23,61 @@ use crate::tools::{self, Tools, repository, target};
 /// What QEMU's `powernv` machines load at most (`INITRD_MAX_SIZE` in hw/ppc/pnv.c).
 const LARGEST: usize = 128 << 20;
 /// Applets of busybox that the scripts and a person at the shell use.
-const APPLETS: [&str; 50] = [
-    "awk", "base64", "cat", "chmod", "cp", "cttyhack", "cut", "dd", "df", "dmesg", "du", "echo",
-    "env", "find", "free", "grep", "head", "hexdump", "insmod", "kill", "ln", "ls", "lsmod",
-    "md5sum", "mkdir", "mkfifo", "mount", "mv", "nproc", "poweroff", "printf", "ps", "reboot",
-    "rm", "rmmod", "sed", "seq", "setsid", "sh", "sleep", "stty", "tac", "tail", "taskset", "tee",
-    "top", "tr", "umount", "uname", "vi",
+const APPLETS: [&str; 54] = [
+    "awk",
+    "base64",
+    "cat",
+    "chmod",
+    "cp",
+    "cpio",
+    "cttyhack",
+    "cut",
+    "dd",
+    "df",
+    "dmesg",
+    "du",
+    "echo",
+    "env",
+    "find",
+    "free",
+    "grep",
+    "gzip",
+    "head",
+    "hexdump",
+    "insmod",
+    "kill",
+    "ln",
+    "ls",
+    "lsmod",
+    "md5sum",
+    "mkdir",
+    "mkfifo",
+    "mount",
+    "mv",
+    "nproc",
+    "poweroff",
+    "printf",
+    "ps",
+    "reboot",
+    "rm",
+    "rmmod",
+    "sed",
+    "seq",
+    "setsid",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "stty",
+    "tac",
+    "tail",
+    "taskset",
+    "tee",
+    "top",
+    "tr",
+    "true",
+    "umount",
+    "uname",
+    "vi",
 ];
 
 /// Makes the small image: busybox and the first process. Bare-metal kernels, L1s that stay alone and L2s boot it. With
@@ -60,6 +109,11 @@ pub fn nested(tools: &Tools, kernel: &Kernel, name: &str, lscpu: bool) -> Result
         "nested",
         0o644,
         &read(&repository().join("tests/linux/nested"))?,
+    )?;
+    archive.file(
+        "peer",
+        0o644,
+        &read(&repository().join("tests/linux/peer"))?,
     )?;
     add_modules(&mut archive, &kernel.modules)?;
     let mut libraries = add_qemu(&mut archive, &tools.path(qemu::GUEST))?;
@@ -147,6 +201,11 @@ fn base(tools: &Tools) -> Result<Archive<Vec<u8>>> {
         "init",
         0o755,
         &read(&repository().join("tests/linux/init"))?,
+    )?;
+    archive.file(
+        "work",
+        0o644,
+        &read(&repository().join("tests/linux/work"))?,
     )?;
     archive.file("bin/busybox", 0o755, &read(&busybox)?)?;
     for applet in APPLETS {

@@ -43,6 +43,7 @@ pub(crate) mod id {
     pub(crate) const PARTITION_TABLE: u16 = 0x0005;
     pub(crate) const PROCESS_TABLE: u16 = 0x0006;
     pub(crate) const HEAP: u16 = 0x0800;
+    pub(crate) const TABLES: u16 = 0x0802;
     pub(crate) const RUN_INPUT: u16 = 0x0c00;
     pub(crate) const RUN_OUTPUT: u16 = 0x0c01;
     pub(crate) const VPA: u16 = 0x0c02;

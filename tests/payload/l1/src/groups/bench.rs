@@ -1,9 +1,12 @@
 //! Costs in ticks of the time base: under `-icount shift=0` one instruction is one nanosecond, and a tick is
 //! 1.953 of them. Not cases: lines `bench NAME ticks=T count=N` for a reader to divide.
 
+use core::fmt::Display;
+
 use isa::pte::PageSize;
 use papr_services::table::number::{
-    H_GUEST_GET_STATE, H_GUEST_SET_STATE, H_POLL_PENDING, H_PROD, H_RPT_INVALIDATE,
+    H_GUEST_CREATE_VCPU, H_GUEST_GET_STATE, H_GUEST_SET_STATE, H_POLL_PENDING, H_PROD,
+    H_RPT_INVALIDATE,
 };
 
 use super::nested_args::{guest_or_fail, setup};
@@ -12,15 +15,15 @@ use crate::elements::id;
 use crate::gsb::Writer;
 use crate::guest::{self, Guest, program};
 use crate::hcall::hcall;
-use crate::mem::layout::{BUFFER, PAGES, RUN_INPUT};
+use crate::mem::layout::{BUFFER, L2_MEMORY, L2_MEMORY_SIZE, PAGES, RUN_INPUT, TABLES};
 use crate::probe;
-use crate::radix::ALL;
+use crate::radix::{ALL, Tree};
 use crate::report::case;
 use crate::say;
 use crate::start::Machine;
 
 /// Times `count` rounds.
-pub(super) fn time(name: &str, count: u64, mut round: impl FnMut()) {
+pub(super) fn time(name: impl Display, count: u64, mut round: impl FnMut()) {
     round();
     let start = probe::time_base();
     for _ in 0..count {
@@ -88,12 +91,15 @@ pub(super) fn run(_: &Machine) {
     state(&g);
     runs(&g);
     touch(&mut g);
+    many(&g);
+    large(&mut g);
     time("create-delete", 20, || {
         if let Ok(id) = guest::create() {
             guest::delete(id);
         }
     });
     case("bench/delete", g.end(), 0);
+    bytes();
 }
 
 fn state(g: &Guest) {
@@ -150,11 +156,7 @@ fn touch(g: &mut Guest) {
     for row in &TOUCHES {
         g.tree
             .map_range(row.at, PAGES, row.count * row.size.bytes(), row.size, ALL);
-        let all = [
-            (id::GPR0 + 5, row.at),
-            (id::GPR0 + 6, row.count),
-            (id::GPR0 + 7, row.size.bytes()),
-        ];
+        let all = touching(row.at, row.count, row.size);
         for (what, flush) in [("first-touch", true), ("second-touch", false)] {
             if flush {
                 invalidate(g, TLB | PWC | PAT, u64::MAX, 0, u64::MAX);
@@ -190,4 +192,106 @@ fn touch(g: &mut Guest) {
     }
     let ticks = probe::time_base().wrapping_sub(start);
     say!("bench fault-to-l1 ticks={ticks} count={count}");
+}
+
+/// The same again while seven other L2s are there, which have run.
+fn many(g: &Guest) {
+    let mut guests = [const { None }; 7];
+    for (n, slot) in (0..).zip(&mut guests) {
+        let mut tree = Tree::at(TABLES + 0x20_0000 + n * 0x2_0000);
+        tree.map_range(0, L2_MEMORY, L2_MEMORY_SIZE, PageSize::Size4K, ALL);
+        let made = Guest::with_tree(tree);
+        let code = made.as_ref().map_or_else(|code| *code, |_| 0);
+        case(format_args!("bench/other-{n}"), code, 0);
+        if let Ok(other) = made {
+            case(format_args!("bench/other-{n}-runs"), other.run(), 0xc00);
+            *slot = Some(other);
+        }
+    }
+    again(g, "8");
+    for other in guests.into_iter().flatten() {
+        case("bench/other-delete", other.end(), 0);
+    }
+}
+
+/// The same again with 32 GiB mapped and touched, by pages of 2 MiB.
+fn large(g: &mut Guest) {
+    const AT: u64 = 64 << 30;
+    const PAGES_2M: u64 = 16 << 10;
+    let size = PageSize::Size2M;
+    for n in 0..PAGES_2M {
+        let frame = PAGES + n % 32 * size.bytes();
+        g.tree.map(AT + n * size.bytes(), frame, size, ALL);
+    }
+    let all = touching(AT, PAGES_2M, size);
+    case("bench/32G", g.start(program::TOUCH, &all), 0xc00);
+    again(g, "32G");
+}
+
+/// Measures a run and the first touch of small pages.
+fn again(g: &Guest, when: &str) {
+    let exit = g.start(program::CALLS, &[]);
+    case(format_args!("bench/calls-{when}"), exit, 0xc00);
+    Writer::new(RUN_INPUT);
+    time(format_args!("run-minimal-{when}"), 1000, || {
+        guest::run(g.id);
+    });
+    let [row, ..] = &TOUCHES;
+    let end = row.at + row.count * row.size.bytes();
+    invalidate(g, TLB, row.size.rpt_bit(), row.at, end);
+    let all = touching(row.at, row.count, row.size);
+    let start = probe::time_base();
+    let exit = g.start(program::TOUCH, &all);
+    let ticks = probe::time_base().wrapping_sub(start);
+    case(format_args!("bench/first-touch-4K-{when}"), exit, 0xc00);
+    say!(
+        "bench first-touch-4K-{when} ticks={ticks} count={}",
+        row.count
+    );
+}
+
+/// What [`program::TOUCH`] needs.
+fn touching(at: u64, count: u64, size: PageSize) -> [(u16, u64); 3] {
+    [
+        (id::GPR0 + 5, at),
+        (id::GPR0 + 6, count),
+        (id::GPR0 + 7, size.bytes()),
+    ]
+}
+
+/// What L2s take of the firmware's memory, as its counters have it.
+fn bytes() {
+    let counters = || [guest::counter(id::HEAP), guest::counter(id::TABLES)];
+    let [heap, tables] = counters();
+    let Some(mut g) = guest_or_fail("bench-bytes") else {
+        return;
+    };
+    case("bench/bytes-runs", g.run(), 0xc00);
+    let [heap_then, tables_then] = counters();
+    let (heap, tables) = (heap_then - heap, tables_then - tables);
+    say!("bench-bytes idle-l2 bytes={}", heap + tables);
+    say!("bench-bytes heap bytes={heap}");
+    say!("bench-bytes first-tables bytes={tables}");
+    let code = hcall(H_GUEST_CREATE_VCPU, [0, g.id, 1]).code();
+    case("bench/second-vcpu", code, 0);
+    say!(
+        "bench-bytes vcpu bytes={}",
+        guest::counter(id::HEAP) - heap_then
+    );
+    for (gigabyte, row) in (16u64..).zip(&TOUCHES) {
+        let (at, size) = (gigabyte << 30, row.size);
+        let count = (1 << 30) / size.bytes();
+        // 64 MiB of memory, over and over.
+        let frames = (64 << 20) / size.bytes();
+        for n in 0..count {
+            let frame = PAGES + n % frames * size.bytes();
+            g.tree.map(at + n * size.bytes(), frame, size, ALL);
+        }
+        let before = guest::counter(id::TABLES);
+        let exit = g.start(program::TOUCH, &touching(at, count, size));
+        case(format_args!("bench/gigabyte-{}", row.name), exit, 0xc00);
+        let after = guest::counter(id::TABLES);
+        say!("bench-bytes tables-{} bytes={}", row.name, after - before);
+    }
+    case("bench/bytes-delete", g.end(), 0);
 }

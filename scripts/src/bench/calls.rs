@@ -1,0 +1,287 @@
+//! What the bare L1 program measures: calls, faults of its L2, and what L2s take of the firmware's memory.
+
+use anyhow::{Context as _, Result, bail};
+
+use super::boots::{LIMIT, booted};
+use super::figure::Figure;
+use crate::image::{self, Image};
+use crate::initramfs;
+use crate::machine::{Clock, Machine};
+use crate::payload::{self, Payload};
+use crate::setup::kernel::Kernel;
+use crate::tools::Tools;
+
+/// Nanoseconds, and so instructions, per tick of the time base.
+const NS_PER_TICK: f64 = 1e9 / 512e6;
+
+/// Names of all figures here.
+pub(super) const ROWS: &[&str] = &[
+    "hcall",
+    "run-vcpu",
+    "page-fault",
+    "invalidate",
+    "create",
+    "growth",
+    "memory",
+];
+
+/// A figure: its name, the line of the program, and the line to take off, which is that of the program's own loop for
+/// all that have no better; then what the ratio to KVM shall be at most.
+struct Call(&'static str, &'static str, &'static str, Option<f64>);
+
+const CALLS: [Call; 9] = [
+    Call(
+        "hcall, nothing to do",
+        "hcall-nobody",
+        "nothing",
+        Some(0.35),
+    ),
+    Call(
+        "run-vcpu until an L2 hcall is back",
+        "run-minimal",
+        "nothing",
+        Some(0.5),
+    ),
+    Call(
+        "run-vcpu with 32 registers",
+        "run-32-dirty",
+        "nothing",
+        None,
+    ),
+    Call(
+        "page-fault, 4K in order",
+        "first-touch-4K",
+        "second-touch-4K",
+        Some(0.2),
+    ),
+    Call(
+        "page-fault, 64K in order",
+        "first-touch-64K",
+        "second-touch-64K",
+        None,
+    ),
+    Call(
+        "page-fault, 2M in order",
+        "first-touch-2M",
+        "second-touch-2M",
+        None,
+    ),
+    Call(
+        "page-fault that L1 resolves",
+        "fault-to-l1",
+        "nothing",
+        None,
+    ),
+    Call("invalidate one page", "invalidate-page", "nothing", None),
+    Call("create and delete an L2", "create-delete", "nothing", None),
+];
+
+/// A line of the program over another one of it: the name, both lines, and what the ratio shall be at most.
+const GROWTH: [(&str, &str, &str, f64); 4] = [
+    (
+        "growth of run-vcpu, 8 L2s over 1",
+        "run-minimal-8",
+        "run-minimal",
+        1.05,
+    ),
+    (
+        "growth of page-fault, 8 L2s over 1",
+        "first-touch-4K-8",
+        "first-touch-4K",
+        1.05,
+    ),
+    (
+        "growth of run-vcpu, 32 GiB over 1",
+        "run-minimal-32G",
+        "run-minimal",
+        1.1,
+    ),
+    (
+        "growth of page-fault, 32 GiB over 1",
+        "first-touch-4K-32G",
+        "first-touch-4K",
+        1.1,
+    ),
+];
+
+/// Lines `bench-bytes NAME bytes=N`: the name of the figure, that of the line, and the most it shall be.
+const BYTES: [(&str, &str, Option<f64>); 7] = [
+    (
+        "memory of an idle L2 with one vCPU",
+        "idle-l2",
+        Some(16384.0),
+    ),
+    ("memory of it, without tables", "heap", None),
+    ("memory of a further vCPU", "vcpu", Some(12288.0)),
+    ("memory of its first tables", "first-tables", None),
+    (
+        "memory of tables for 1 GiB by 4K",
+        "tables-4K",
+        Some(0.0025 * GIB),
+    ),
+    ("memory of tables for 1 GiB by 64K", "tables-64K", None),
+    (
+        "memory of tables for 1 GiB by 2M",
+        "tables-2M",
+        Some(0.0001 * GIB),
+    ),
+];
+const GIB: f64 = 1_073_741_824.0;
+
+/// Runs the program on the firmware, and as a guest of KVM.
+pub(super) fn measure(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
+    let payload = Payload {
+        name: "bench",
+        package: "l1-payload",
+        machine: "powernv10",
+        smp: "1",
+        append: "nidus.mode=papr group=bench",
+    };
+    let machine = Machine {
+        clock: Clock::Instructions,
+        ..payload::machine(image, &payload)?
+    };
+    let outcome = payload::run(tools, payload.name, &machine)?;
+    if let Some(problem) = outcome.problem {
+        bail!(
+            "the bench program: {problem}; log: {}",
+            outcome.log.display()
+        );
+    }
+    figures(&outcome.lines, &peer(tools)?)
+}
+
+/// The same from Linux with KVM as the hypervisor, on the bare machine of skiboot.
+fn peer(tools: &Tools) -> Result<Vec<String>> {
+    let kernel = Kernel::named(tools, "7.2")?;
+    let program = image::build("l1-payload", "l1-payload")?;
+    let machine = Machine {
+        initrd: Some(initramfs::peer(tools, &kernel, &program)?),
+        kernel: Some(kernel.image),
+        append: "console=hvc0 quiet nidus_do=peer nidus_level=L0".to_owned(),
+        clock: Clock::Instructions,
+        ..Machine::new("powernv10")
+    };
+    let list = [
+        ("kernel start", "INIT: Starting kernel at 0x"),
+        ("userland", "NIDUS-L0-USERLAND"),
+        ("end of the program", "cases: "),
+        ("off", "NIDUS-L0-OFF"),
+    ];
+    booted(tools, "bench-peer", &machine, &list, LIMIT)
+}
+
+fn figures(ours: &[String], peer: &[String]) -> Result<Vec<Figure>> {
+    let missing = |line: &str| format!("the bench program has no line for {line}");
+    let value =
+        |lines: &[String], line: &str, less: &str| Some(each(lines, line)? - each(lines, less)?);
+    let mut list = Vec::new();
+    for Call(name, line, less, at_most) in &CALLS {
+        let cost = value(ours, line, less).with_context(|| missing(line))?;
+        let mut figure = Figure::new(*name, "instructions", cost);
+        if let Some(peer) = value(peer, line, less) {
+            figure = figure.beside("KVM", peer);
+        }
+        list.push(Figure {
+            at_most: *at_most,
+            ..figure
+        });
+    }
+    for (name, line, other, at_most) in GROWTH {
+        let cost = each(ours, line).with_context(|| missing(line))?;
+        let single = each(ours, other).with_context(|| missing(other))?;
+        let figure = Figure::new(name, "instructions", cost);
+        list.push(figure.beside("Nidus", single).at_most(at_most));
+    }
+    for (name, line, at_most) in BYTES {
+        let bytes = bytes(ours, line).with_context(|| missing(line))?;
+        list.push(Figure {
+            at_most,
+            ..Figure::new(name, "bytes", bytes)
+        });
+    }
+    Ok(list)
+}
+
+/// Instructions per round.
+fn each(lines: &[String], name: &str) -> Option<f64> {
+    let line = find(lines, &format!("bench {name} "))?;
+    let count = number(line, "count=").filter(|&count| count > 0.0)?;
+    Some(number(line, "ticks=")? * NS_PER_TICK / count)
+}
+
+fn bytes(lines: &[String], name: &str) -> Option<f64> {
+    number(find(lines, &format!("bench-bytes {name} "))?, "bytes=")
+}
+
+fn find<'a>(lines: &'a [String], start: &str) -> Option<&'a str> {
+    let line = lines.iter().find(|line| line.starts_with(start))?;
+    Some(line.trim_end())
+}
+
+fn number(line: &str, key: &str) -> Option<f64> {
+    line.split_once(key)?.1.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line for each name that is asked for.
+    fn lines(ticks: u64) -> Vec<String> {
+        let line = |name: &str, ticks: u64| format!("bench {name} ticks={ticks} count=1000\r");
+        let calls = CALLS.iter().map(|row| line(row.1, ticks));
+        let growth = GROWTH.iter().map(|row| line(row.1, ticks));
+        let less = [
+            "nothing",
+            "second-touch-4K",
+            "second-touch-64K",
+            "second-touch-2M",
+        ];
+        let bytes = BYTES
+            .iter()
+            .map(|row| format!("bench-bytes {} bytes=4096", row.1));
+        calls
+            .chain(growth)
+            .chain(less.map(|name| line(name, 5120)))
+            .chain(bytes)
+            .collect()
+    }
+
+    #[test]
+    fn ticks_become_instructions_per_round_without_the_loop() {
+        let figures = figures(&lines(512_000), &lines(1_029_120)).expect("complete");
+        assert!((figures[0].ours - 990.0).abs() < 1e-9);
+        assert!((figures[0].ratio().expect("a peer") - 0.495).abs() < 1e-9);
+        assert!((figures[CALLS.len()].ratio().expect("itself") - 1.0).abs() < 1e-9);
+        assert!(
+            figures
+                .last()
+                .is_some_and(|figure| figure.ours == 4096.0 && !figure.misses())
+        );
+        assert!(each(&["bench a ticks=1 count=0".to_owned()], "a").is_none());
+    }
+
+    #[test]
+    fn a_line_that_is_missing_is_named_and_a_peer_may_have_less() {
+        let missing = figures(&lines(1)[1..], &lines(1)).expect_err("no first line");
+        assert!(missing.to_string().contains("hcall-nobody"));
+        let alone = figures(&lines(1), &lines(1)[..8]).expect("a peer may have less");
+        assert!(
+            alone
+                .iter()
+                .all(|figure| figure.peer.as_ref().is_none_or(|p| p.who == "Nidus"))
+        );
+    }
+
+    #[test]
+    fn every_name_begins_as_promised() {
+        let names = CALLS.iter().map(|row| row.0);
+        let names = names
+            .chain(GROWTH.map(|row| row.0))
+            .chain(BYTES.map(|row| row.0));
+        for name in names {
+            assert!(ROWS.iter().any(|row| name.starts_with(row)), "{name}");
+        }
+    }
+}
