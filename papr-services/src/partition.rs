@@ -45,10 +45,11 @@ pub struct Characteristics {
 
 impl Characteristics {
     /// POWER10 and Power11: they need no L1 data cache flush and no store-forwarding barrier; they do need the
-    /// speculation barrier after bounds checks, and branch-cache and link-stack flushes, which the hardware assists.
+    /// speculation barrier after bounds checks, and branch-cache and link-stack flushes, of which the hardware assists
+    /// the first only (so says hostboot of POWER10 in the sample that skiboot keeps, `hdata/test/p10-rainier.dts`).
     pub const POWER10: Self = Self {
-        // ori 31,31,0 is a barrier; branch hints are honoured; bcctr flush assist; link stack flush assist.
-        character: isa::ppc_bit(0) | isa::ppc_bit(5) | isa::ppc_bit(9) | isa::ppc_bit(11),
+        // ori 31,31,0 is a barrier; branch hints are honoured; bcctr flush assist.
+        character: isa::ppc_bit(0) | isa::ppc_bit(5) | isa::ppc_bit(9),
         // Favour security; bounds-check barrier; flush count cache and link stack; no flush on entry or user access;
         // no store-forwarding barrier.
         behaviour: isa::ppc_bit(0)

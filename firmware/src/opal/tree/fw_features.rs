@@ -70,6 +70,7 @@ mod tests {
         assert!(has("no-need-l1d-flush-msr-pr-1-to-0", "enabled"));
         assert!(has("needs-spec-barrier-for-bound-checks", "enabled"));
         assert!(has("fw-count-cache-flush-bcctr2,0,0", "enabled"));
+        assert!(has("fw-link-stack-flush-bcctr2,0,0", "disabled"));
         for feature in features.children() {
             assert_eq!(feature.properties().count(), 1, "{}", feature.name());
         }
