@@ -5,11 +5,12 @@
 #![forbid(unsafe_code)]
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use isa::timebase::{Deadline, Ticks, delay};
+use isa::timebase::{self, Deadline, Ticks, delay};
 use nest::bt::{self, BT_PORT, Bt};
 use nest::ipmi::{self, IpmiError, Transport};
-use nest::lock::{Mutex, lock_within};
+use nest::lock::{Mutex, MutexGuard, lock_within};
 use nest::lpc::{CiLpc, IoSpace};
 use nest::rtc::{self, Rtc};
 use nest::uart::{self, CONSOLE_PORT, Uart};
@@ -23,6 +24,11 @@ const POWER_PATIENCE_S: u64 = 30;
 const BMC_PATIENCE: Ticks = Ticks::from_s(3);
 /// How long the UART may take to become free, and then to send what it has.
 const UART_PATIENCE: Ticks = Ticks::from_ms(100);
+/// How long the UART may be taken before the console goes past its lock; less than the console's patience with a port.
+const UART_STUCK: Ticks = Ticks::from_ms(300);
+/// Bits of the UART's line status, for who goes past its lock.
+const TRANSMITTER_EMPTY: u8 = 0x20;
+const DATA_READY: u8 = 1;
 /// How often a power command is tried: the BMC may be busy with itself.
 const POWER_TRIES: u32 = 3;
 
@@ -61,6 +67,8 @@ impl fmt::Display for PowerError {
 pub struct Devices<L: 'static> {
     bus: &'static L,
     uart: Mutex<Option<Uart<&'static L>>>,
+    /// 0, or 1 + the time base when the UART was first found taken and has been since.
+    uart_taken: AtomicU64,
     clock: Mutex<Option<Rtc<&'static L>>>,
     bmc: Mutex<Option<Bt<&'static L>>>,
 }
@@ -74,6 +82,7 @@ impl<L: IoSpace> Devices<L> {
         Self {
             bus,
             uart: Mutex::new(Uart::start(bus).ok()),
+            uart_taken: AtomicU64::new(0),
             clock: Mutex::new(None),
             bmc: Mutex::new(None),
         }
@@ -134,15 +143,56 @@ impl<L: IoSpace> Devices<L> {
     /// Writes a console byte if that needs no waiting, neither for the UART nor for its lock; whether it did. Without a
     /// UART it is taken, and lost.
     pub fn try_send(&self, byte: u8) -> bool {
-        self.uart.try_lock().is_some_and(|mut uart| {
-            uart.as_mut()
-                .is_none_or(|uart| uart.try_write(&[byte]) == 1)
-        })
+        match self.try_uart() {
+            Some(mut uart) => uart
+                .as_mut()
+                .is_none_or(|uart| uart.try_write(&[byte]) == 1),
+            None if self.is_uart_stuck() && self.line_status() & TRANSMITTER_EMPTY != 0 => {
+                self.bus.outb(CONSOLE_PORT, byte);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Takes a console byte if one is there and that needs no waiting for the UART's lock.
     pub fn try_receive(&self) -> Option<u8> {
-        self.uart.try_lock()?.as_mut()?.read()
+        match self.try_uart() {
+            Some(mut uart) => uart.as_mut()?.read(),
+            None if self.is_uart_stuck() && self.line_status() & DATA_READY != 0 => {
+                Some(self.bus.inb(CONSOLE_PORT))
+            }
+            None => None,
+        }
+    }
+
+    /// The UART, unless another has it.
+    fn try_uart(&self) -> Option<MutexGuard<'_, Option<Uart<&'static L>>>> {
+        let uart = self.uart.try_lock();
+        if uart.is_some() {
+            self.uart_taken.store(0, Ordering::Relaxed);
+        }
+        uart
+    }
+
+    /// Whether the UART has been taken for so long that its holder will never let go: a machine check or system reset
+    /// interrupted it, and the kernel that has its say now needs a console. Long is more than a line takes at 115200 baud.
+    fn is_uart_stuck(&self) -> bool {
+        let now = timebase::now();
+        let since = Ticks(match self.uart_taken.load(Ordering::Relaxed) {
+            0 => {
+                self.uart_taken
+                    .store(now.0.wrapping_add(1), Ordering::Relaxed);
+                now.0
+            }
+            since => since.wrapping_sub(1),
+        });
+        now.since(since) > UART_STUCK
+    }
+
+    fn line_status(&self) -> u8 {
+        const LINE_STATUS: u16 = CONSOLE_PORT + 5;
+        self.bus.inb(LINE_STATUS)
     }
 
     /// Which conditions of the UART interrupt: input, and an empty transmitter.
@@ -342,10 +392,8 @@ impl<L: IoSpace + Sync> Sink for Devices<L> {
             return;
         }
         // Whoever holds the lock may be the code that failed: go past it, byte by byte.
-        const LINE_STATUS: u16 = CONSOLE_PORT + 5;
-        const TRANSMITTER_EMPTY: u8 = 0x20;
         for byte in bytes {
-            let has_room = || (self.bus.inb(LINE_STATUS) & TRANSMITTER_EMPTY != 0).then_some(());
+            let has_room = || (self.line_status() & TRANSMITTER_EMPTY != 0).then_some(());
             if Deadline::after_ms(10).wait_for(has_room).is_none() {
                 return;
             }
@@ -419,10 +467,26 @@ mod tests {
         assert_eq!(machine.try_receive(), None);
     }
 
+    #[test]
+    fn a_console_goes_past_a_uart_that_is_never_given_back() {
+        timebase::fake::set_step(Ticks::from_ms(10));
+        let (bus, machine) = machine();
+        let held = machine.uart.lock();
+        bus.input.lock().unwrap().extend(b"in");
+        let sent = (0..100).filter(|_| machine.try_send(b'x')).count();
+        assert!((50..100).contains(&sent), "not at once, and then always");
+        assert_eq!(machine.try_receive(), Some(b'i'));
+        drop(held);
+        assert_eq!(machine.try_receive(), Some(b'n'));
+        let held = machine.uart.lock();
+        assert!(!machine.try_send(b'x'), "another holder, another patience");
+        drop(held);
+    }
+
     /// What a reboot out of a machine check in the middle of another call finds.
     #[test]
     fn power_goes_past_held_locks() {
-        isa::timebase::fake::set_step(Ticks::from_ms(10));
+        timebase::fake::set_step(Ticks::from_ms(10));
         let (_, machine) = machine();
         let uart = machine.uart.lock();
         machine.drain_console();
