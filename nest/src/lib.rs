@@ -15,6 +15,7 @@ pub mod ipmi;
 pub mod lock;
 pub mod lpc;
 pub mod mmio;
+pub mod occ;
 pub mod psi;
 pub mod rtc;
 pub mod scom;

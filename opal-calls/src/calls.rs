@@ -325,13 +325,13 @@ crate::opal_calls! {
     /// Stops in-memory counters.
     151 OPAL_IMC_COUNTERS_STOP(kind: u32, pir: Server)                                  absent Imc;
     /// Reads a power limit.
-    152 OPAL_GET_POWERCAP(handle: Handle, token: AsyncToken, limit: OsAddr)             absent Occ;
+    152 OPAL_GET_POWERCAP(handle: Handle, token: AsyncToken, limit: OsAddr)             served Occ;
     /// Sets a power limit.
-    153 OPAL_SET_POWERCAP(handle: Handle, token: AsyncToken, limit: u32)                absent Occ;
+    153 OPAL_SET_POWERCAP(handle: Handle, token: AsyncToken, limit: u32)                served Occ;
     /// Reads how power is shared between processor and accelerators.
-    154 OPAL_GET_POWER_SHIFT_RATIO(handle: Handle, token: AsyncToken, ratio: OsAddr)    absent Occ;
+    154 OPAL_GET_POWER_SHIFT_RATIO(handle: Handle, token: AsyncToken, ratio: OsAddr)    served Occ;
     /// Sets how power is shared between processor and accelerators.
-    155 OPAL_SET_POWER_SHIFT_RATIO(handle: Handle, token: AsyncToken, ratio: u32)       absent Occ;
+    155 OPAL_SET_POWER_SHIFT_RATIO(handle: Handle, token: AsyncToken, ratio: u32)       served Occ;
     /// Clears the extremes of a group of sensors.
     156 OPAL_SENSOR_GROUP_CLEAR(group: Handle, token: AsyncToken)                       absent Sensors;
     /// Lets one host bridge store to another.

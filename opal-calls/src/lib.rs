@@ -38,6 +38,7 @@ pub mod lock;
 pub mod messages;
 pub mod nest_mmu;
 pub mod os_memory;
+pub mod power;
 pub mod quiesce;
 pub mod table;
 pub mod trace;

@@ -11,6 +11,8 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use isa::addr::Ra;
 use nest::chip::Chip;
 use nest::lpc::CiLpc;
+use nest::occ;
+use nest::scom::{ChipIndex, Scom};
 use opal_calls::args::OsAddr;
 use opal_calls::os_memory::{BadPointer, BadRanges, OsMap, OsMemory};
 use papr_services::guest_ram::Extent;
@@ -40,6 +42,16 @@ pub fn lpc(chip: &Chip) -> &'static CiLpc {
     let bus = unsafe { CiLpc::at(chip.map.lpc) };
     bus.init();
     Box::leak(Box::new(bus))
+}
+
+/// What the on-chip controller of `chip` shares with the firmware, if it has such memory.
+pub fn occ_area(scom: &mut impl Scom, chip: ChipIndex) -> Option<&'static [AtomicU8]> {
+    let at = occ::homer(scom, chip)? + occ::AREA.start;
+    let start = core::ptr::with_exposed_provenance(at as usize);
+    let length = (occ::AREA.end - occ::AREA.start) as usize;
+    // SAFETY: the bridge's registers say that this is memory, and below where devices are; whoever set them up keeps it from
+    // everybody but the controller and us. Bytes are atomics, so the controller may write at any time.
+    Some(unsafe { core::slice::from_raw_parts(start, length) })
 }
 
 /// The memory console in its place.

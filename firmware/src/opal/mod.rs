@@ -9,6 +9,7 @@ mod cpu_features;
 pub mod ipmi;
 pub mod kernel;
 pub mod nvram;
+pub mod occ;
 pub mod sensors;
 pub mod subtrees;
 pub mod threads;

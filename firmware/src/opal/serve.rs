@@ -22,6 +22,7 @@ use opal_calls::events::Events;
 use opal_calls::ipmi::{Ipmi, Wish};
 use opal_calls::messages::{Kind, Message, Messages};
 use opal_calls::os_memory::OsMemory as _;
+use opal_calls::power::Power;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Row};
 use opal_calls::xive::Xive;
@@ -33,6 +34,7 @@ use super::console::UartPort;
 use super::entry::{Request, give_up_stack};
 use super::ipmi::BmcPort;
 use super::nvram::Nvram;
+use super::occ::Occs;
 use super::subtrees::KeptTree;
 use super::threads::{AllThreads, OpalThread};
 use super::tree::CONSOLE_BUFFER;
@@ -59,6 +61,8 @@ pub(super) struct Opal {
     pub(super) nvram: Mutex<Nvram>,
     pub(super) xscom: SharedScom,
     pub(super) nest_mmus: Vec<Unit>,
+    pub(super) occs: Occs,
+    pub(super) power: Power,
     pub(super) tree: KeptTree,
     /// Cores have eight threads, on two small cores.
     pub(super) is_fused: bool,
@@ -255,6 +259,28 @@ impl Opal {
                 let (ipmi, bmc) = self.ipmi.as_ref().ok_or(OpalError::OPAL_UNSUPPORTED)?;
                 ipmi.recv(bmc, &self.events, &self.os, interface, msg, len)
             }
+            Call::OPAL_GET_POWERCAP { handle, limit, .. } => {
+                Power::get_cap(&self.occs, &self.os, handle, limit)
+            }
+            Call::OPAL_SET_POWERCAP {
+                handle,
+                token,
+                limit,
+                ..
+            } => self
+                .power
+                .set_cap(&self.occs, &self.messages, handle, token, limit),
+            Call::OPAL_GET_POWER_SHIFT_RATIO { handle, ratio, .. } => {
+                Power::get_ratio(&self.occs, &self.os, handle, ratio)
+            }
+            Call::OPAL_SET_POWER_SHIFT_RATIO {
+                handle,
+                token,
+                ratio,
+                ..
+            } => self
+                .power
+                .set_ratio(&self.occs, &self.messages, handle, token, ratio),
             Call::OPAL_GET_DEVICE_TREE { node, buf, len, .. } => {
                 device_tree::get(&self.tree, &self.os, node, buf, len)
             }
@@ -378,18 +404,26 @@ impl Opal {
         }
         // Who polls needs no interrupt to look again.
         let _ = self.console.poll(me, &self.events);
-        // A call that this one interrupted may be talking to the BMC, and to the kernel.
-        if let Some((ipmi, bmc)) = self.ipmi.as_ref().filter(|_| !depth.is_nested()) {
+        // A call that this one interrupted may be at any of these.
+        if !depth.is_nested() {
+            self.poll_devices();
+        }
+        if events.0 != 0 {
+            self.os.write_be64(events, self.events.pending().0)?;
+        }
+        SUCCESS
+    }
+
+    /// Moves on what others do for the kernel. Who polls needs no interrupt to look again.
+    fn poll_devices(&self) {
+        let _ = self.power.poll(&self.occs, &self.messages, &self.events);
+        if let Some((ipmi, bmc)) = &self.ipmi {
             bt::serve_interrupt(self.machine.bus());
             let _ = ipmi.poll(bmc, &self.events);
             if let Some(wish) = ipmi.take_wish() {
                 self.pass_on(wish);
             }
         }
-        if events.0 != 0 {
-            self.os.write_be64(events, self.events.pending().0)?;
-        }
-        SUCCESS
     }
 
     /// Tells the kernel that somebody pressed a button.

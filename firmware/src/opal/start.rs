@@ -10,6 +10,7 @@ use core::sync::atomic::Ordering;
 
 use nest::chip::Chip;
 use nest::lock::Mutex;
+use nest::occ::Occ;
 use nest::scom::ChipIndex;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::console::Console;
@@ -17,6 +18,7 @@ use opal_calls::events::{EventSet, Events};
 use opal_calls::ipmi::Ipmi;
 use opal_calls::messages::Messages;
 use opal_calls::os_memory::BadRanges;
+use opal_calls::power::Power;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Facility};
 use opal_calls::xive::Xive;
@@ -30,6 +32,7 @@ use super::entry::{self, BY_PIR, Launch};
 use super::ipmi::{self, BmcPort};
 use super::kernel::Kernel;
 use super::nvram::Nvram;
+use super::occ::Occs;
 use super::sensors;
 use super::serve::{OPAL, Opal};
 use super::subtrees::KeptTree;
@@ -38,7 +41,7 @@ use super::tree::{self, Describe, Description, Interrupts};
 use super::units::{self, Unit};
 use super::xive::{self, Chips, XIVE};
 use crate::controllers;
-use crate::entry::ram::OsRam;
+use crate::entry::ram::{self, OsRam};
 use crate::fdt::{Fdt, FdtError};
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
@@ -200,6 +203,11 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         .map(|(unit, _)| unit)
         .collect();
     sensors::describe(&mut tree.root);
+    let occs = Occs::new(handover.inputs.chips.iter().filter_map(|chip| {
+        let chip = ChipIndex(u8::try_from(*chip).ok()?);
+        Some((chip, Occ::new(ram::occ_area(&mut xscom, chip)?)?))
+    }));
+    occs.describe(&mut tree.root);
     let events = Events::new();
     let ipmi = handover.machine.has_bmc().then(|| {
         let event = events.allocate().unwrap_or(EventSet::NONE);
@@ -231,6 +239,9 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     if ipmi.is_some() {
         have = have.with(Facility::Ipmi);
     }
+    if !occs.is_empty() {
+        have = have.with(Facility::Occ);
+    }
     if !nest_mmus.is_empty() {
         have = have.with(Facility::Nmmu);
     }
@@ -247,6 +258,8 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         nvram: Mutex::new(nvram),
         xscom: Mutex::new(xscom),
         nest_mmus,
+        occs,
+        power: Power::new(),
         tree: KeptTree::new(tree.root),
         is_fused: controllers::is_fused(&handover.inputs),
         xive,
