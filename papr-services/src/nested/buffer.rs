@@ -276,8 +276,8 @@ pub fn copy_used(ram: &GuestRam, area: Area, bytes: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
-/// Elements that are remembered between the two phases.
-const FEW: usize = 16;
+/// Elements that are remembered between the two phases: all general purpose registers and what goes with them.
+const FEW: usize = 40;
 
 /// Sets thread-scope elements: all of them or, when one is refused, none.
 ///

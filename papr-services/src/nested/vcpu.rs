@@ -66,7 +66,7 @@ pub struct Vcpu {
 }
 
 /// Bytes that a vCPU keeps for copies of its run input; bigger inputs (the first one) are freed after use.
-pub(super) const SCRATCH_BYTES: usize = 256;
+pub(super) const SCRATCH_BYTES: usize = 1024;
 /// Heap bytes of a vCPU: itself, its slot with reference counts, its place in the guest's map, its scratch.
 pub(super) const VCPU_BYTES: u64 =
     (size_of::<Vcpu>() + size_of::<Slot>() + 64 + SCRATCH_BYTES) as u64;
