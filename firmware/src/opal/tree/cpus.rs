@@ -7,10 +7,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use nest::chip::Chip;
+use papr_services::device_tree::Caches;
 use papr_services::level::Level;
 use papr_services::tree::Node;
 
-use super::Draft;
+use super::{Draft, caches};
 use crate::opal::cpu_features;
 
 /// `ibm,associativity-reference-points`: the levels of `ibm,associativity` that count for distances, the first of which makes
@@ -39,6 +40,7 @@ impl Cpus<'_> {
         draft.root.node("cpus", |cpus| {
             for name in of_type(cpus, b"cpu\0") {
                 cpus.node(&name, |cpu| self.cpu(cpu));
+                caches::describe(cpus, &name, Caches::POWER10, phandles);
             }
             cpus.node("ibm,powerpc-cpu-features", |node| {
                 cpu_features::describe(node, phandles, self.chip.pvr_family == 0x82);

@@ -19,6 +19,7 @@ pub use given::copy;
 pub use interrupts::Interrupts;
 pub use psi::{Bridge, Bridges};
 
+mod caches;
 mod cpus;
 mod draft;
 mod fw_features;
