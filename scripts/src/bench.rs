@@ -91,6 +91,10 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
     let json = figure::json(&figures);
     image::replace(&directory.join("figures.json"), json.as_bytes())?;
     image::replace(
+        &directory.join("figures.md"),
+        figure::markdown(&figures).as_bytes(),
+    )?;
+    image::replace(
         &directory.join("figures.svg"),
         figure::svg(&figures).as_bytes(),
     )?;

@@ -100,6 +100,30 @@ pub(super) fn head() -> String {
     )
 }
 
+/// The table as Markdown, for the README.
+pub(super) fn markdown(figures: &[Figure]) -> String {
+    let mut text = String::from("| | Nidus | peer | ratio | set out |\n|---|--:|--:|--:|---|\n");
+    for figure in figures {
+        let digits = if figure.unit == "s" { 3 } else { 0 };
+        let peer = figure.peer.as_ref().map_or_else(String::new, |peer| {
+            format!("{:.digits$} ({})", peer.value, peer.who)
+        });
+        let ratio = figure
+            .ratio()
+            .map_or_else(String::new, |ratio| format!("{ratio:.3}"));
+        let mark = if figure.misses() { ", missed" } else { "" };
+        let at_most = figure
+            .at_most
+            .map_or_else(String::new, |at_most| format!("<= {at_most}{mark}"));
+        let _ = writeln!(
+            text,
+            "| {}, {} | {:.digits$} | {peer} | {ratio} | {at_most} |",
+            figure.name, figure.unit, figure.ours
+        );
+    }
+    text
+}
+
 /// All figures as a JSON list.
 pub(super) fn json(figures: &[Figure]) -> String {
     let each = figures.iter().map(|figure| {
@@ -203,6 +227,9 @@ mod tests {
         let json = json(&list);
         assert!(json.contains("\"peer\": 1.000000, \"peer_is\": \"skiboot\", \"at_most\": null}"));
         assert!(json.contains("\"nidus\": 1.000000, \"peer\": null"));
+        let table = markdown(&list);
+        assert!(table.ends_with("| a < b, bytes | 1 |  |  |  |\n"));
+        assert!(table.contains("| userland uptime, s | 1.200 | 1.000 (skiboot) | 1.200 |  |"));
         let svg = svg(&list);
         assert_eq!(svg.matches("height=\"14\"").count(), 1);
         assert!(svg.contains("userland uptime / skiboot") && svg.contains("width=\"360.0\""));
