@@ -98,6 +98,17 @@ pub fn system_reset(scom: &mut impl Scom, at: Place) -> Result<(), ControlError>
     Ok(done.and(let_go)?)
 }
 
+/// Reads the errors of a core (its fault isolation register).
+///
+/// # Errors
+/// [`ControlError`]; a core that is asleep has not stopped because of an error.
+pub fn read_errors(scom: &mut impl Scom, at: Place) -> Result<u64, ControlError> {
+    wake_up(scom, at)?;
+    let errors = scom.read(at.chip, at.register(EC, 0x440));
+    let let_go = scom.write(at.chip, at.spwu(), 0);
+    Ok(errors.and_then(|errors| let_go.map(|()| errors))?)
+}
+
 /// Wakes a core up and keeps it awake until the request is taken back.
 fn wake_up(scom: &mut impl Scom, at: Place) -> Result<(), ControlError> {
     let state = at.register(QME, 0x82c);
@@ -139,6 +150,7 @@ mod tests {
             Ok(match address.0 & 0xfff {
                 0x82c => self.state,
                 0x83c => self.spwu,
+                0x440 => 0x123,
                 _ => return Err(ScomError::Address),
             })
         }
@@ -186,6 +198,15 @@ mod tests {
                 (CHIP, spwu, 0)
             ]
         );
+    }
+
+    #[test]
+    fn errors_are_read_of_a_core_that_is_awake() {
+        let mut bus = core(AWAKE, 0);
+        assert_eq!(read_errors(&mut bus, PLACE), Ok(0x123));
+        assert_eq!(bus.written.last(), Some(&(CHIP, 0x210e_283c, 0)));
+        let mut bus = core(AWAKE | GATED, 0);
+        assert_eq!(read_errors(&mut bus, PLACE), Err(ControlError::Gated));
     }
 
     #[test]

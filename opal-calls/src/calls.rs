@@ -217,7 +217,7 @@ crate::opal_calls! {
     /// Freezes an endpoint.
     97  OPAL_PCI_EEH_FREEZE_SET(phb: PhbId, pe: Pe, action: u64)                        absent Phb;
     /// Serves a hypervisor maintenance interrupt.
-    98  OPAL_HANDLE_HMI()                                                               absent Always [reports_events];
+    98  OPAL_HANDLE_HMI()                                                               served Always [reports_events];
     /// Turns a workaround of an idle state on or off.
     99  OPAL_CONFIG_CPU_IDLE_STATE(state: u64, enter: u64)                              absent OlderChip;
     /// Sets a register that a deep idle state restores.
@@ -353,7 +353,7 @@ crate::opal_calls! {
     /// Sets the tunnel address of a host bridge.
     165 OPAL_PCI_SET_PBCQ_TUNNEL_BAR(phb: PhbId, addr: u64)                             absent OlderChip;
     /// Serves a hypervisor maintenance interrupt; stores what was lost.
-    166 OPAL_HANDLE_HMI2(flags: OsAddr)                                                 absent Always [reports_events];
+    166 OPAL_HANDLE_HMI2(flags: OsAddr)                                                 served Always [reports_events];
     /// Arms the receive FIFO of a coprocessor again.
     167 OPAL_NX_COPROC_INIT(chip: ChipId, coprocessor: u32)                             absent Nx;
     /// Turns relaxed ordering of an NVLink device on or off.

@@ -33,6 +33,7 @@ pub mod device_tree;
 pub mod entry;
 pub mod error;
 pub mod events;
+pub mod hmi;
 pub mod ipmi;
 pub mod lock;
 pub mod messages;

@@ -25,6 +25,8 @@ mod console;
 #[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]
+mod maintenance;
+#[cfg(target_os = "none")]
 mod serve;
 #[cfg(target_os = "none")]
 mod start;

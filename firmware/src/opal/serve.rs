@@ -26,13 +26,14 @@ use opal_calls::power::Power;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Row};
 use opal_calls::xive::Xive;
-use opal_calls::{device_tree, nest_mmu};
+use opal_calls::{device_tree, hmi, nest_mmu};
 
 use super::buses::{NestMmuUnits, scom_code, scom_place};
 use super::clock;
 use super::console::UartPort;
 use super::entry::{Request, give_up_stack};
 use super::ipmi::BmcPort;
+use super::maintenance::Registers;
 use super::nvram::Nvram;
 use super::occ::Occs;
 use super::subtrees::KeptTree;
@@ -281,6 +282,14 @@ impl Opal {
             } => self
                 .power
                 .set_ratio(&self.occs, &self.messages, handle, token, ratio),
+            Call::OPAL_HANDLE_HMI { .. } => {
+                let _ = hmi::handle(&self.registers(thread), &self.messages, &self.events);
+                SUCCESS
+            }
+            Call::OPAL_HANDLE_HMI2 { flags, .. } => {
+                let registers = self.registers(thread);
+                hmi::handle_and_tell(&registers, &self.messages, &self.events, &self.os, flags)
+            }
             Call::OPAL_GET_DEVICE_TREE { node, buf, len, .. } => {
                 device_tree::get(&self.tree, &self.os, node, buf, len)
             }
@@ -412,6 +421,16 @@ impl Opal {
             self.os.write_be64(events, self.events.pending().0)?;
         }
         SUCCESS
+    }
+
+    /// The registers of the thread that asks.
+    const fn registers(&self, thread: &OpalThread) -> Registers<'_> {
+        Registers {
+            pir: thread.pir,
+            is_fused: self.is_fused,
+            scom: &self.xscom,
+            threads: &self.threads,
+        }
     }
 
     /// Moves on what others do for the kernel. Who polls needs no interrupt to look again.
