@@ -51,11 +51,9 @@ impl Occs {
                 .set("#address-cells", 1_u32)
                 .set("#size-cells", 0_u32);
             for (unit, (chip, _)) in (0..).zip(&self.0) {
-                let handle = ratio_handle(unit);
-                psr.node(&format!("cpu-to-gpu@{handle:x}"), |node| {
+                psr.at("cpu-to-gpu", chip.0.into(), 0, |node| {
                     node.set("label", &format!("cpu_to_gpu_{}", chip.0))
-                        .set("handle", handle)
-                        .set("reg", u32::from(chip.0));
+                        .set("handle", ratio_handle(unit));
                 });
             }
         });
