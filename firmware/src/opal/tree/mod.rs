@@ -135,6 +135,7 @@ impl Description<'_> {
             .set("interrupt-names", names);
         node.node("event", |node| {
             node.set("compatible", "ibm,opal-event")
+                .set("#address-cells", 0_u32)
                 .set("#interrupt-cells", 1_u32)
                 .set("interrupt-controller", ())
                 .set("phandle", events);
