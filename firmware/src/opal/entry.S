@@ -138,10 +138,14 @@ opal_from_big_endian:
     opal_be 0x7d6802a6               // mflr   r11                 = opal_entry + 0x208
     opal_be 0x7d8803a6               // mtlr   r12
     opal_be 0x396bfe04               // addi   r11, r11, opal_common - (opal_entry + 0x208)
+    opal_be 0x7d8000a6               // mfmsr  r12
+    opal_be 0x618c0001               // ori    r12, r12, MSR[LE]
+    opal_be 0x7d8903a6               // mtctr  r12
+    opal_be 0x39800000               // li     r12, 0
+    opal_be 0x7d810164               // mtmsrd r12, 1              RI = 0: a call from an interrupt would change HSRR0/1
     opal_be 0x7d7a4ba6               // mthsrr0 r11
-    opal_be 0x7d6000a6               // mfmsr  r11
-    opal_be 0x616b0001               // ori    r11, r11, MSR[LE]
-    opal_be 0x7d7b4ba6               // mthsrr1 r11
+    opal_be 0x7d8902a6               // mfctr  r12
+    opal_be 0x7d9b4ba6               // mthsrr1 r12
     opal_be 0x39600000               // li     r11, 0
     opal_be 0x4c000224               // hrfid
 

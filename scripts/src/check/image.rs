@@ -20,7 +20,7 @@ const ALLOWED: [&str; 2] = ["guest_load_vsrs", "guest_store_vsrs"];
 const BIG_ENDIAN: [(&str, u64); 3] = [
     ("_start", 0x20),
     ("opal_entry_big_endian", 4),
-    ("opal_from_big_endian", 0x2c),
+    ("opal_from_big_endian", 0x3c),
 ];
 
 /// A named piece of code.
