@@ -70,11 +70,23 @@ pub fn from_bcd(date: u32, clock: u64) -> Option<DateTime> {
         second: number(second)?,
     };
     let is_time = (1..=12).contains(&time.month)
-        && (1..=31).contains(&time.day)
+        && (1..=days(time.year, time.month)).contains(&time.day)
         && time.hour < 24
         && time.minute < 60
         && time.second < 60;
     is_time.then_some(time)
+}
+
+/// Days of a month of the Gregorian calendar.
+const fn days(year: u16, month: u8) -> u8 {
+    match month {
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => {
+            29
+        }
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
 }
 
 #[cfg(test)]
@@ -91,12 +103,22 @@ mod tests {
     }
 
     #[test]
+    fn leap_days_are_days() {
+        for date in [0x2028_0229, 0x2000_0229] {
+            assert!(from_bcd(date, 0).is_some(), "{date:x}");
+        }
+    }
+
+    #[test]
     fn what_is_no_time_is_refused() {
         for (date, clock) in [
             (0x2026_1a21, 0),
             (0x2026_1321, 0),
             (0x2026_0000, 0),
             (0x2026_0132, 0),
+            (0x2026_0229, 0),
+            (0x2100_0229, 0),
+            (0x2026_0431, 0),
             (0x2026_0101, 0x2400_0000_0000_0000),
             (0x2026_0101, 0x0060_0000_0000_0000),
             (0x2026_0101, 0x000a_0000_0000_0000),
