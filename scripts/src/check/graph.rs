@@ -8,7 +8,7 @@ use crate::command;
 use crate::tools::repository;
 
 /// Our crates and the crates of ours that each may depend on. `papr-services` and `opal-calls` know no device.
-const GRAPH: [(&str, &[&str]); 12] = [
+const GRAPH: [(&str, &[&str]); 13] = [
     ("isa", &[]),
     ("nest", &["isa"]),
     ("platform-p10", &["isa", "nest"]),
@@ -42,7 +42,8 @@ const GRAPH: [(&str, &[&str]); 12] = [
         ],
     ),
     ("host-counters", &[]),
-    ("l1-payload", &["isa", "papr-services"]),
+    ("payload-common", &[]),
+    ("l1-payload", &["isa", "papr-services", "payload-common"]),
 ];
 /// Crates from the registry that may end up in the image; each was looked at before it came in.
 const IN_IMAGE: [&str; 19] = [

@@ -3,15 +3,33 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::console::Console;
 use crate::say;
+
+/// How a program writes, and what it calls the codes of its calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Sink {
+    /// Writes text.
+    pub write: fn(&str),
+    /// The name of a code, if it has one.
+    pub code_name: fn(i64) -> Option<&'static str>,
+    /// Whether a case that passed shows its answer too (`ok: ANSWER`), for a comparison.
+    pub shows_answers: bool,
+}
+
+static SINK: spin::Once<Sink> = spin::Once::new();
+
+/// Says how to write. What is reported before is lost.
+pub fn init(sink: Sink) {
+    SINK.call_once(|| sink);
+}
 
 static PASSED: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicU32 = AtomicU32::new(0);
 static SKIPPED: AtomicU32 = AtomicU32::new(0);
 
 /// A line collected before it is written, so that it costs as few calls as possible.
-pub(crate) struct Line {
+#[derive(Debug)]
+pub struct Line {
     bytes: [u8; 240],
     used: usize,
 }
@@ -19,7 +37,7 @@ pub(crate) struct Line {
 impl Line {
     /// An empty line.
     #[must_use]
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             bytes: [0; 240],
             used: 0,
@@ -27,10 +45,18 @@ impl Line {
     }
 
     /// Writes it with a newline.
-    pub(crate) fn flush(mut self) {
+    pub fn flush(mut self) {
         let _ = self.write_str("\r\n");
         let text = core::str::from_utf8(self.bytes.get(..self.used).unwrap_or(&[]));
-        let _ = Console.write_str(text.unwrap_or("(not text)\r\n"));
+        if let Some(sink) = SINK.get() {
+            (sink.write)(text.unwrap_or("(not text)\r\n"));
+        }
+    }
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -47,15 +73,16 @@ impl Write for Line {
 }
 
 /// Values that a case compares: printed as a code when small, else in hexadecimal.
-pub(crate) trait Shown: PartialEq + Copy {
+pub trait Shown: PartialEq + Copy {
     /// Writes the value.
     fn show(self, to: &mut Line);
 }
 
 impl Shown for i64 {
     fn show(self, to: &mut Line) {
-        let _ = match papr_services::error::CODES.iter().find(|c| c.1 == self) {
-            Some((name, _)) => write!(to, "{self} ({name})"),
+        let name = SINK.get().and_then(|sink| (sink.code_name)(self));
+        let _ = match name {
+            Some(name) => write!(to, "{self} ({name})"),
             None => write!(to, "{self}"),
         };
     }
@@ -74,15 +101,22 @@ impl Shown for bool {
 }
 
 /// One case: `got` must equal `want`.
-pub(crate) fn case<T: Shown>(name: impl fmt::Display, got: T, want: T) -> bool {
+pub fn case<T: Shown>(name: impl fmt::Display, got: T, want: T) -> bool {
     one_of(name, got, &[want])
 }
 
 /// One case: `got` must be in `want` (where the contract leaves a choice).
-pub(crate) fn one_of<T: Shown>(name: impl fmt::Display, got: T, want: &[T]) -> bool {
+pub fn one_of<T: Shown>(name: impl fmt::Display, got: T, want: &[T]) -> bool {
     if want.contains(&got) {
         PASSED.fetch_add(1, Ordering::Relaxed);
-        say!("case {name} ok");
+        if SINK.get().is_some_and(|sink| sink.shows_answers) {
+            let mut line = Line::new();
+            let _ = write!(line, "case {name} ok: ");
+            got.show(&mut line);
+            line.flush();
+        } else {
+            say!("case {name} ok");
+        }
         return true;
     }
     FAILED.fetch_add(1, Ordering::Relaxed);
@@ -101,23 +135,23 @@ pub(crate) fn one_of<T: Shown>(name: impl fmt::Display, got: T, want: &[T]) -> b
 }
 
 /// One case: a statement that must hold.
-pub(crate) fn holds(name: impl fmt::Display, statement: bool) -> bool {
+pub fn holds(name: impl fmt::Display, statement: bool) -> bool {
     case(name, statement, true)
 }
 
 /// A case that cannot be tried here, with the reason; it is counted apart.
-pub(crate) fn skip(name: impl fmt::Display, why: &str) {
+pub fn skip(name: impl fmt::Display, why: &str) {
     SKIPPED.fetch_add(1, Ordering::Relaxed);
     say!("case {name} skipped: {why}");
 }
 
 /// Counts a failure that has its own message (panic, unexpected interrupt).
-pub(crate) fn failure() {
+pub fn failure() {
     FAILED.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The last line.
-pub(crate) fn summary() {
+pub fn summary() {
     let (passed, failed) = (
         PASSED.load(Ordering::Relaxed),
         FAILED.load(Ordering::Relaxed),

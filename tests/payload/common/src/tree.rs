@@ -1,16 +1,16 @@
-//! A checked reader of the flattened device tree: just enough for bootargs, memory and RTAS.
+//! A checked reader of the flattened device tree: just enough for what the programs look for.
 //! Owns a view of the bytes; a damaged tree gives `None`, never a panic.
 
 /// A tree in memory.
-#[derive(Clone, Copy)]
-pub(crate) struct Tree<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Tree<'a> {
     structure: &'a [u8],
     strings: &'a [u8],
 }
 
 /// A 32-bit big-endian cell of a property or of the tree.
 #[must_use]
-pub(crate) fn cell(bytes: &[u8], index: usize) -> Option<u32> {
+pub fn cell(bytes: &[u8], index: usize) -> Option<u32> {
     let at = index.checked_mul(4)?;
     let four = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_be_bytes(four.try_into().ok()?))
@@ -19,7 +19,7 @@ pub(crate) fn cell(bytes: &[u8], index: usize) -> Option<u32> {
 impl<'a> Tree<'a> {
     /// Reads the header.
     #[must_use]
-    pub(crate) fn new(bytes: &'a [u8]) -> Option<Self> {
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
         let field = |n| usize::try_from(cell(bytes, n)?).ok();
         let (structure, strings) = (field(2)?, field(3)?);
         let (strings_size, structure_size) = (field(8)?, field(9)?);
@@ -30,11 +30,37 @@ impl<'a> Tree<'a> {
     }
 
     /// Calls `each` with every property of the first node with this path (names without unit address).
-    pub(crate) fn properties(
+    pub fn properties(&self, path: &[&str], mut each: impl FnMut(&'a str, &'a [u8])) -> Option<()> {
+        let depth = path.len() + 1;
+        self.walk(path, |at, _, name, value| {
+            if at == depth {
+                each(name, value);
+            }
+        })
+    }
+
+    /// Calls `each` with the name of each node below the first one with this path, and each of its properties.
+    pub fn children(
         &self,
         path: &[&str],
-        mut each: impl FnMut(&'a str, &'a [u8]),
+        mut each: impl FnMut(&'a str, &'a str, &'a [u8]),
     ) -> Option<()> {
+        let depth = path.len() + 2;
+        self.walk(path, |at, node, name, value| {
+            if at == depth {
+                each(node, name, value);
+            }
+        })
+    }
+
+    /// Calls `each` with every property of the first node with this path and of those below it: how many nodes are
+    /// open there, the name of the innermost, and the property.
+    fn walk(
+        &self,
+        path: &[&str],
+        mut each: impl FnMut(usize, &'a str, &'a str, &'a [u8]),
+    ) -> Option<()> {
+        let mut node = "";
         let mut at = 0usize;
         let mut depth = 0usize; // nodes open, the root included
         let mut matched = 0usize; // of these, how many lie on the path
@@ -45,6 +71,7 @@ impl<'a> Tree<'a> {
                 1 => {
                     let name = text(self.structure.get(at..)?)?;
                     at += (name.len() + 4) & !3;
+                    node = name;
                     let plain = name.split('@').next().unwrap_or(name);
                     if depth == 0 || (matched == depth && path.get(depth - 1) == Some(&plain)) {
                         matched = depth + 1;
@@ -63,8 +90,8 @@ impl<'a> Tree<'a> {
                     let name = usize::try_from(cell(self.structure.get(at..)?, 1)?).ok()?;
                     let value = self.structure.get(at + 8..)?.get(..len)?;
                     at += 8 + ((len + 3) & !3);
-                    if matched == depth && depth == path.len() + 1 {
-                        each(text(self.strings.get(name..)?)?, value);
+                    if matched == path.len() + 1 {
+                        each(depth, node, text(self.strings.get(name..)?)?, value);
                     }
                 }
                 4 => {}
@@ -75,7 +102,7 @@ impl<'a> Tree<'a> {
 
     /// One property of the first node with this path.
     #[must_use]
-    pub(crate) fn property(&self, path: &[&str], name: &str) -> Option<&'a [u8]> {
+    pub fn property(&self, path: &[&str], name: &str) -> Option<&'a [u8]> {
         let mut found = None;
         self.properties(path, |n, value| {
             if n == name {
@@ -87,14 +114,14 @@ impl<'a> Tree<'a> {
 
     /// First cell of a property.
     #[must_use]
-    pub(crate) fn number(&self, path: &[&str], name: &str) -> Option<u32> {
+    pub fn number(&self, path: &[&str], name: &str) -> Option<u32> {
         cell(self.property(path, name)?, 0)
     }
 }
 
 /// A string that ends with NUL.
 #[must_use]
-pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
+pub fn text(bytes: &[u8]) -> Option<&str> {
     let end = bytes.iter().position(|b| *b == 0)?;
     core::str::from_utf8(bytes.get(..end)?).ok()
 }

@@ -1,21 +1,26 @@
 //! Text out through H_PUT_TERM_CHAR, 16 bytes at a time.
 
-use core::fmt;
-
 use papr_services::table::number::H_PUT_TERM_CHAR;
+use payload_common::report::Sink;
 
 use crate::hcall::hcall;
 
-/// The default virtual terminal (unit 0).
-pub(crate) struct Console;
+/// Where the report goes: the default virtual terminal (unit 0).
+pub(crate) const SINK: Sink = Sink {
+    write,
+    code_name,
+    shows_answers: false,
+};
 
-impl fmt::Write for Console {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for chunk in text.as_bytes().chunks(16) {
-            put(chunk);
-        }
-        Ok(())
+fn write(text: &str) {
+    for chunk in text.as_bytes().chunks(16) {
+        put(chunk);
     }
+}
+
+fn code_name(code: i64) -> Option<&'static str> {
+    let found = papr_services::error::CODES.iter().find(|c| c.1 == code);
+    found.map(|(name, _)| *name)
 }
 
 /// Writes at most 16 bytes, waiting while the terminal is full.
@@ -32,14 +37,4 @@ fn put(chunk: &[u8]) {
             return;
         }
     }
-}
-
-/// One line.
-#[macro_export]
-macro_rules! say {
-    ($($arg:tt)*) => {{
-        let mut line = $crate::report::Line::new();
-        let _ = core::fmt::Write::write_fmt(&mut line, format_args!($($arg)*));
-        line.flush();
-    }};
 }

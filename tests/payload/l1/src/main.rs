@@ -12,9 +12,6 @@
     )
 )]
 
-#[cfg(any(target_os = "none", test))]
-mod tree;
-
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
@@ -40,13 +37,14 @@ mod radix;
 #[cfg(target_os = "none")]
 mod registers;
 #[cfg(target_os = "none")]
-mod report;
-#[cfg(target_os = "none")]
 mod rtas;
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
 mod threads;
+
+#[cfg(target_os = "none")]
+use payload_common::{report, say, tree};
 
 /// On a host there is nothing to run: the program is for the bare target.
 #[cfg(not(target_os = "none"))]

@@ -13,7 +13,7 @@ use crate::hcall::hcall;
 use crate::mem::{self, layout};
 use crate::rtas::{self, Rtas};
 use crate::tree::Tree;
-use crate::{probe, report, say};
+use crate::{console, probe, report, say};
 
 core::arch::global_asm!(include_str!("asm/entry.S"));
 core::arch::global_asm!(include_str!("asm/vectors.S"));
@@ -64,6 +64,7 @@ pub(crate) struct Machine {
 /// SAFETY: the name is the entry code's only reference; nothing else in the image has it.
 #[unsafe(no_mangle)]
 extern "C" fn payload_start(tree_address: u64) -> ! {
+    report::init(console::SINK);
     probe::init(unexpected_interrupt);
     let little = hcall(H_SET_MODE, [1, 4, 0, 0]).code();
     say!("payload: L1 program of the tests, H_SET_MODE little-endian: {little}");
