@@ -18,6 +18,7 @@ use crate::tools::{Tools, target};
 mod boots;
 mod calls;
 mod figure;
+mod opal;
 
 use self::figure::Figure;
 
@@ -38,10 +39,14 @@ struct Source {
     measure: fn(&Tools, &Image) -> Result<Vec<Figure>>,
 }
 
-const SOURCES: [Source; 4] = [
+const SOURCES: [Source; 5] = [
     Source {
         rows: boots::BARE_ROWS,
         measure: boots::bare,
+    },
+    Source {
+        rows: opal::ROWS,
+        measure: opal::measure,
     },
     Source {
         rows: calls::ROWS,
@@ -56,6 +61,16 @@ const SOURCES: [Source; 4] = [
         measure: boots::wall,
     },
 ];
+
+/// The figures of OPAL calls as a test: all rows, and those that are above what was set out for them.
+pub fn opal_figures(tools: &Tools, image: &Image) -> Result<(Vec<String>, Vec<String>)> {
+    let figures = opal::measure(tools, image)?;
+    let missed = figures.iter().filter(|figure| figure.misses());
+    Ok((
+        figures.iter().map(Figure::row).collect(),
+        missed.map(Figure::row).collect(),
+    ))
+}
 
 /// Measures and prints the table.
 pub fn run(tools: &Tools, options: &Options) -> Result<bool> {

@@ -1,4 +1,4 @@
-//! The output of a test payload: lines `case NAME ok`, `case NAME FAILED: ...`, `case NAME skipped: ...`, and at the
+//! The output of a test payload: lines `case NAME ok` (or `ok: ANSWER`), `case NAME FAILED: ...`, `case NAME skipped: ...`, and at the
 //! end `cases: N passed, M failed`.
 //!
 //! The surprise: a payload that stops half-way has no failed case, so the count at the end has to be there, and has
@@ -35,7 +35,7 @@ impl Cases {
             return;
         };
         let (name, result) = case.split_once(' ').unwrap_or((case, ""));
-        if result == "ok" {
+        if result == "ok" || result.starts_with("ok: ") {
             self.passed += 1;
         } else if result.starts_with("skipped") {
             self.skipped.push(format!("{name} {result}"));
@@ -99,7 +99,7 @@ mod tests {
             "boot",
             "case a/b ok",
             "case c skipped: hardware",
-            " case d ok\r",
+            " case d ok: -1 (OPAL_PARAMETER)\r",
             "cases: 1 skipped",
             "cases: 2 passed, 0 failed",
             "off",

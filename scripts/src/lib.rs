@@ -21,6 +21,7 @@ pub mod machine;
 pub mod milestone;
 pub mod modinfo;
 pub mod needed;
+pub mod opal;
 pub mod payload;
 pub mod pnor;
 pub mod run;

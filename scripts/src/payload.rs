@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::boot;
 use crate::cases::Cases;
 use crate::image::{self, Image};
-use crate::machine::Machine;
+use crate::machine::{Clock, Machine};
 use crate::milestone::{End, Watch};
 use crate::runner::{self, Boot};
 use crate::setup::qemu;
@@ -28,6 +28,8 @@ pub struct Payload {
     pub smp: &'static str,
     /// The program's command line.
     pub append: &'static str,
+    /// Which clock it sees.
+    pub clock: Clock,
 }
 
 const fn l1(name: &'static str, machine: &'static str, append: &'static str) -> Payload {
@@ -37,11 +39,39 @@ const fn l1(name: &'static str, machine: &'static str, append: &'static str) -> 
         machine,
         smp: "1",
         append,
+        clock: Clock::Wall,
+    }
+}
+
+/// The program that is a kernel, on several threads.
+pub const fn opal(name: &'static str, machine: &'static str) -> Payload {
+    Payload {
+        name,
+        package: "opal-payload",
+        machine,
+        append: "",
+        smp: "4,cores=2,threads=2",
+        clock: Clock::Wall,
+    }
+}
+
+/// A group of it that is not in the others, on one thread.
+pub const fn opal_group(
+    name: &'static str,
+    machine: &'static str,
+    append: &'static str,
+    clock: Clock,
+) -> Payload {
+    Payload {
+        append,
+        smp: "1",
+        clock,
+        ..opal(name, machine)
     }
 }
 
 /// All boots: everything on each machine, what depends on the level at the lower ones, and what needs threads.
-pub const PAYLOADS: [Payload; 5] = [
+pub const PAYLOADS: [Payload; 9] = [
     l1("l1-powernv10", "powernv10", "nidus.mode=papr nidus.xive=on"),
     l1("l1-powernv11", "powernv11", "nidus.mode=papr"),
     l1(
@@ -58,6 +88,16 @@ pub const PAYLOADS: [Payload; 5] = [
         smp: "4",
         ..l1("l1-race", "powernv10", "nidus.mode=papr group=race")
     },
+    opal("opal-powernv10", "powernv10"),
+    opal("opal-powernv11", "powernv11"),
+    // Each tick of the decrementer is another instruction of the call that it interrupts.
+    opal_group(
+        "opal-reentry",
+        "powernv10",
+        "group=reentry",
+        Clock::Instructions,
+    ),
+    opal_group("opal-reboot", "powernv10", "group=reboot", Clock::Wall),
 ];
 
 /// They take seconds; a machine that others use as well may be slow.
@@ -90,6 +130,7 @@ pub fn machine(image: &Image, payload: &Payload) -> Result<Machine> {
         smp: payload.smp.to_owned(),
         memory: "4G".to_owned(),
         append: payload.append.to_owned(),
+        clock: payload.clock,
         ..Machine::new(payload.machine)
     })
 }

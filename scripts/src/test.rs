@@ -5,13 +5,13 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
 use crate::tools::{Tools, repository};
-use crate::{cases, image, linux, payload, pnor, setup, trees};
+use crate::{bench, cases, image, linux, opal, payload, pnor, setup, trees};
 
 /// QEMUs at a time.
 const AT_A_TIME: usize = 2;
@@ -130,6 +130,34 @@ fn chosen(name: &str, names: &[String]) -> bool {
     names.is_empty() || names.iter().any(|wanted| wanted == name)
 }
 
+/// The bare kernel on both firmwares.
+const COMPARISON: &str = "opal-skiboot";
+/// What it costs there.
+const FIGURES: &str = "opal-figures";
+
+/// Shows and counts a check that is one case.
+fn judged(
+    tally: &mut Tally,
+    name: &str,
+    elapsed: Duration,
+    problems: &[String],
+    note: &str,
+    log: &str,
+) {
+    let seconds = elapsed.as_secs_f64();
+    for problem in problems {
+        println!("{name}: {problem}");
+    }
+    if problems.is_empty() {
+        tally.passed += 1;
+        println!("ok     {name:20} {seconds:6.1} s  {note}");
+    } else {
+        tally.failed += 1;
+        let count = problems.len();
+        println!("FAILED {name:20} {seconds:6.1} s  {count} problems; log: {log}");
+    }
+}
+
 fn payload(tools: &Tools, names: &[String]) -> Result<Tally> {
     println!("== payload");
     let image = image::firmware()?;
@@ -184,6 +212,35 @@ fn payload(tools: &Tools, names: &[String]) -> Result<Tally> {
             }
         }
     })?;
+    if chosen(COMPARISON) {
+        let outcome = opal::compare(tools, &image)?;
+        let note = format!("{} answers compared", outcome.compared);
+        let log = outcome.log.display().to_string();
+        judged(
+            &mut tally,
+            COMPARISON,
+            outcome.elapsed,
+            &outcome.problems,
+            &note,
+            &log,
+        );
+    }
+    if chosen(FIGURES) {
+        let start = Instant::now();
+        let (rows, problems) = bench::opal_figures(tools, &image)?;
+        for row in &rows {
+            println!("{row}");
+        }
+        let note = format!("{} figures, Nidus and skiboot", rows.len());
+        judged(
+            &mut tally,
+            FIGURES,
+            start.elapsed(),
+            &problems,
+            &note,
+            "above",
+        );
+    }
     if skipped > 0 {
         tally.note = format!(", {skipped} skipped (their reasons are above)");
     }

@@ -234,7 +234,7 @@ fn value(lines: &[String], pattern: &str, read: fn(&str) -> Option<f64>) -> Resu
 }
 
 /// The time at the beginning of a firmware's line: `[ 0.220773 ...` or `[ 1.063080030,5] ...`.
-fn stamp(line: &str) -> Option<f64> {
+pub(super) fn stamp(line: &str) -> Option<f64> {
     let text = line.split_once('[')?.1.trim_start();
     text.get(..text.find(|c: char| !c.is_ascii_digit() && c != '.')?)?
         .parse()

@@ -136,11 +136,9 @@ pub(super) fn measure(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
         machine: "powernv10",
         smp: "1",
         append: "nidus.mode=papr group=bench",
-    };
-    let machine = Machine {
         clock: Clock::Instructions,
-        ..payload::machine(image, &payload)?
     };
+    let machine = payload::machine(image, &payload)?;
     let outcome = payload::run(tools, payload.name, &machine)?;
     if let Some(problem) = outcome.problem {
         bail!(
@@ -204,7 +202,7 @@ fn figures(ours: &[String], peer: &[String]) -> Result<Vec<Figure>> {
 }
 
 /// Instructions per round.
-fn each(lines: &[String], name: &str) -> Option<f64> {
+pub(super) fn each(lines: &[String], name: &str) -> Option<f64> {
     let line = find(lines, &format!("bench {name} "))?;
     let count = number(line, "count=").filter(|&count| count > 0.0)?;
     Some(number(line, "ticks=")? * NS_PER_TICK / count)

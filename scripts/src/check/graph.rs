@@ -8,7 +8,7 @@ use crate::command;
 use crate::tools::repository;
 
 /// Our crates and the crates of ours that each may depend on. `papr-services` and `opal-calls` know no device.
-const GRAPH: [(&str, &[&str]); 13] = [
+const GRAPH: [(&str, &[&str]); 14] = [
     ("isa", &[]),
     ("nest", &["isa"]),
     ("platform-p10", &["isa", "nest"]),
@@ -44,6 +44,7 @@ const GRAPH: [(&str, &[&str]); 13] = [
     ("host-counters", &[]),
     ("payload-common", &[]),
     ("l1-payload", &["isa", "papr-services", "payload-common"]),
+    ("opal-payload", &["isa", "opal-calls", "payload-common"]),
 ];
 /// Crates from the registry that may end up in the image; each was looked at before it came in.
 const IN_IMAGE: [&str; 19] = [

@@ -13,9 +13,10 @@ use crate::tools::{Tools, repository};
 use crate::{command, image as build, setup};
 
 /// Programs for the bare target.
-const BARE: [(&str, &str); 3] = [
+const BARE: [(&str, &str); 4] = [
     ("firmware", "nidus"),
     ("l1-payload", "l1-payload"),
+    ("opal-payload", "opal-payload"),
     ("host-counters", "host-counters"),
 ];
 
