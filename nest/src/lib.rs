@@ -11,6 +11,7 @@ pub mod chip;
 pub mod core_control;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fakes;
+pub mod hiomap;
 pub mod ipmi;
 pub mod lock;
 pub mod lpc;

@@ -1,0 +1,442 @@
+//! Tests of HIOMAP against a model of a BMC, which can also be wrong, late, or restart.
+
+use std::cell::RefCell;
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+
+const BLOCK: usize = 0x1000;
+const BLOCKS: usize = 64;
+/// The model's window: at 128 MiB of firmware space, eight blocks.
+const WINDOW_AT: u16 = 0x8000;
+const WINDOW_BLOCKS: usize = 8;
+
+fn byte(value: usize) -> u8 {
+    u8::try_from(value).expect("small")
+}
+
+/// What the BMC does instead of what it should.
+type Lie = fn(&mut Vec<u8>);
+
+/// A BMC with its flash, and the window into its memory.
+struct Model {
+    version: u8,
+    flash: RefCell<Vec<u8>>,
+    /// First block, and whether it may be written; `None` when no window is open.
+    window: Option<(usize, bool)>,
+    /// What is in the window.
+    memory: RefCell<Vec<u8>>,
+    dirty: Vec<(usize, usize)>,
+    requests: Vec<Vec<u8>>,
+    /// Has forgotten what was agreed.
+    restarted: bool,
+    lie: Option<(u8, Lie)>,
+    silent: bool,
+}
+
+impl Model {
+    fn new(version: u8) -> Self {
+        let flash: Vec<u8> = (0..BLOCKS * BLOCK)
+            .map(|at| u8::try_from(at / 7 % 251).expect("small"))
+            .collect();
+        Self {
+            version,
+            flash: RefCell::new(flash),
+            window: None,
+            memory: RefCell::new(vec![0xee; WINDOW_BLOCKS * BLOCK]),
+            dirty: vec![],
+            requests: vec![],
+            restarted: false,
+            lie: None,
+            silent: false,
+        }
+    }
+
+    fn flash_at(&self, at: usize, length: usize) -> Vec<u8> {
+        self.flash.borrow()[at..at + length].to_vec()
+    }
+
+    fn half(bytes: &[u8], at: usize) -> usize {
+        usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+    }
+
+    /// The answer to a request, or a completion code.
+    fn serve(&mut self, data: &[u8]) -> Result<Vec<u8>, u8> {
+        const BAD: u8 = 0xff;
+        let (operation, arguments) = (data[0], &data[2..]);
+        if self.restarted && !matches!(operation, 1 | 2 | 9) {
+            return Err(BAD);
+        }
+        let extra = usize::from(self.version >= 3);
+        let mut answer = vec![];
+        match operation {
+            1 => self.window = None,
+            2 => {
+                self.restarted = false;
+                answer.extend([self.version, 12, 5, 0]);
+                answer.extend(vec![1; extra]);
+            }
+            3 if arguments.len() == extra => answer.extend([byte(BLOCKS), 0, 2, 0]),
+            4 | 6 if arguments.len() == 4 + extra => {
+                // Windows are aligned to their size, so they begin before what was asked for.
+                let first = Self::half(arguments, 0) / WINDOW_BLOCKS * WINDOW_BLOCKS;
+                self.window = Some((first, operation == 6));
+                let content = self.flash_at(first * BLOCK, WINDOW_BLOCKS * BLOCK);
+                *self.memory.borrow_mut() = content;
+                answer.extend(WINDOW_AT.to_le_bytes());
+                answer.extend([byte(WINDOW_BLOCKS), 0, byte(first), 0]);
+            }
+            7 | 10 => {
+                let wanted = if operation == 7 { 4 + extra } else { 4 };
+                let Some((_, true)) = self.window else {
+                    return Err(BAD);
+                };
+                let (first, count) = (Self::half(arguments, 0), Self::half(arguments, 2));
+                if arguments.len() != wanted || first + count > WINDOW_BLOCKS {
+                    return Err(BAD);
+                }
+                if operation == 10 {
+                    self.memory.borrow_mut()[first * BLOCK..(first + count) * BLOCK].fill(0xff);
+                }
+                self.dirty.push((first, count));
+            }
+            8 => {
+                let Some((window, true)) = self.window else {
+                    return Err(BAD);
+                };
+                for (first, count) in self.dirty.drain(..) {
+                    let (from, to) = (first * BLOCK, (first + count) * BLOCK);
+                    self.flash.borrow_mut()[window * BLOCK + from..window * BLOCK + to]
+                        .copy_from_slice(&self.memory.borrow()[from..to]);
+                }
+            }
+            9 => {}
+            _ => return Err(BAD),
+        }
+        Ok(answer)
+    }
+}
+
+impl Transport for Model {
+    fn transact(&mut self, request: &Request<'_>) -> Result<Response, IpmiError> {
+        assert_eq!((request.netfn, request.command), (0x3a, 0x5a));
+        if self.silent {
+            return Err(IpmiError::Timeout);
+        }
+        self.requests.push(request.data.to_vec());
+        let mut answer = request.data[..2].to_vec();
+        let completion = match self.serve(request.data) {
+            Ok(data) => {
+                answer.extend(data);
+                0
+            }
+            Err(code) => code,
+        };
+        if let Some((operation, lie)) = self.lie
+            && operation == request.data[0]
+        {
+            lie(&mut answer);
+        }
+        Ok(Response::new(completion, &answer).expect("short"))
+    }
+
+    fn wants_attention(&mut self) -> bool {
+        false
+    }
+}
+
+/// The window in firmware space, for the driver; the model itself is the BMC.
+struct Space<'a>(&'a RefCell<Vec<u8>>);
+
+impl FirmwareSpace for Space<'_> {
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange> {
+        let at = address as usize - usize::from(WINDOW_AT) * BLOCK;
+        into.copy_from_slice(&self.0.borrow()[at..at + into.len()]);
+        Ok(())
+    }
+
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange> {
+        let at = address as usize - usize::from(WINDOW_AT) * BLOCK;
+        self.0.borrow_mut()[at..at + from.len()].copy_from_slice(from);
+        Ok(())
+    }
+}
+
+/// The driver, its BMC, and what they share: the window's memory lies outside of the model while the driver works.
+struct Rig {
+    bmc: Model,
+    flash: Hiomap,
+}
+
+impl Rig {
+    fn new(version: u8) -> Self {
+        let mut bmc = Model::new(version);
+        let flash = Hiomap::start(&mut bmc).expect("a good BMC");
+        Self { bmc, flash }
+    }
+
+    fn read(&mut self, at: u64, length: usize) -> Result<Vec<u8>, HiomapError> {
+        let mut into = vec![0; length];
+        let shared = Shared::new(&mut self.bmc);
+        self.flash.read(&mut &shared, &shared, at, &mut into)?;
+        Ok(into)
+    }
+
+    fn write(&mut self, at: u64, from: &[u8]) -> Result<(), HiomapError> {
+        let shared = Shared::new(&mut self.bmc);
+        self.flash.write(&mut &shared, &shared, at, from)
+    }
+}
+
+/// The model as both sides of the driver.
+struct Shared<'a>(RefCell<&'a mut Model>);
+
+impl<'a> Shared<'a> {
+    fn new(model: &'a mut Model) -> Self {
+        Self(RefCell::new(model))
+    }
+}
+
+impl Transport for &Shared<'_> {
+    fn transact(&mut self, request: &Request<'_>) -> Result<Response, IpmiError> {
+        self.0.borrow_mut().transact(request)
+    }
+    fn wants_attention(&mut self) -> bool {
+        false
+    }
+}
+
+impl FirmwareSpace for Shared<'_> {
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange> {
+        let model = self.0.borrow();
+        assert!(model.window.is_some(), "read without a window");
+        Space(&model.memory).read(address, into)
+    }
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange> {
+        let model = self.0.borrow();
+        assert!(
+            matches!(model.window, Some((_, true))),
+            "write without a write window"
+        );
+        Space(&model.memory).write(address, from)
+    }
+}
+
+#[test]
+fn both_versions_are_spoken() {
+    for version in [2, 3] {
+        let rig = Rig::new(version);
+        assert_eq!(rig.flash.version(), version);
+        assert_eq!(
+            (rig.flash.size(), rig.flash.erase_size()),
+            (0x40000, 0x2000)
+        );
+        assert_eq!(rig.bmc.requests[0], [2, 1, 3, 0]);
+        let flash_info: &[u8] = if version == 3 { &[3, 2, 0] } else { &[3, 2] };
+        assert_eq!(rig.bmc.requests[1], flash_info);
+    }
+}
+
+#[test]
+fn reads_go_over_windows_and_open_no_more_than_they_need() {
+    for version in [2, 3] {
+        let mut rig = Rig::new(version);
+        for (at, length) in [(0, 1), (0x7ffe, 4), (3, 0x3fffd), (0x3ffff, 1), (0x1234, 0)] {
+            let expected = rig.bmc.flash_at(at, length);
+            assert_eq!(rig.read(at as u64, length), Ok(expected), "{at:#x}");
+        }
+        rig.bmc.requests.clear();
+        rig.read(0x38000, 0x100).expect("read");
+        rig.read(0x3f000, 0x1000).expect("read");
+        assert!(
+            rig.bmc.requests.is_empty(),
+            "the last window was still right"
+        );
+    }
+}
+
+#[test]
+fn what_is_written_reaches_the_flash_and_nothing_else_changes() {
+    for version in [2, 3] {
+        let mut rig = Rig::new(version);
+        let mut expected = rig.bmc.flash_at(0, BLOCKS * BLOCK);
+        for (at, length) in [(0, 16), (0x7ff0, 0x20), (0x12345, 0x9000), (0x3ffff, 1)] {
+            let data = vec![0xa5; length];
+            rig.write(at as u64, &data).expect("written");
+            expected[at..at + length].copy_from_slice(&data);
+            assert_eq!(rig.bmc.flash_at(0, BLOCKS * BLOCK), expected, "{at:#x}");
+            assert_eq!(rig.read(at as u64, length), Ok(data));
+        }
+    }
+}
+
+#[test]
+fn erasing_takes_whole_blocks() {
+    let mut rig = Rig::new(2);
+    rig.flash
+        .erase(&mut rig.bmc, 0x6000, 0x4000)
+        .expect("erased");
+    assert!(
+        rig.bmc
+            .flash_at(0x6000, 0x4000)
+            .iter()
+            .all(|&byte| byte == 0xff)
+    );
+    assert_ne!(rig.bmc.flash_at(0x5fff, 1), [0xff]);
+    assert_ne!(rig.bmc.flash_at(0xa000, 1), [0xff]);
+    for (at, length) in [(0x1000, 0x2000), (0x2000, 0x1000)] {
+        let result = rig.flash.erase(&mut rig.bmc, at, length);
+        assert_eq!(result, Err(HiomapError::Misaligned));
+    }
+}
+
+#[test]
+fn ranges_outside_are_refused_without_a_request() {
+    let mut rig = Rig::new(2);
+    rig.bmc.requests.clear();
+    for (at, length) in [(0x40000, 1), (0x3ffff, 2), (u64::MAX, 1), (u64::MAX, 0)] {
+        assert_eq!(rig.read(at, length), Err(HiomapError::Outside));
+        assert_eq!(rig.write(at, &vec![0; length]), Err(HiomapError::Outside));
+        let result = rig.flash.erase(&mut rig.bmc, at, length as u64);
+        assert_eq!(result, Err(HiomapError::Outside));
+    }
+    assert!(rig.bmc.requests.is_empty());
+}
+
+#[test]
+fn a_bmc_that_restarted_is_asked_anew() {
+    // It says so.
+    let mut rig = Rig::new(2);
+    rig.read(0, 16).expect("read");
+    rig.bmc.restarted = true;
+    rig.bmc.window = None;
+    rig.flash
+        .note(event::DAEMON_READY | event::PROTOCOL_RESET | event::WINDOW_RESET);
+    rig.bmc.requests.clear();
+    assert_eq!(rig.read(0, 16), Ok(rig.bmc.flash_at(0, 16)));
+    let operations: Vec<u8> = rig.bmc.requests.iter().map(|request| request[0]).collect();
+    assert_eq!(operations, [9, 2, 3, 4]);
+    assert_eq!(rig.bmc.requests[0][2], 3);
+    // It says nothing, and refuses.
+    rig.bmc.restarted = true;
+    assert_eq!(rig.read(0x20000, 16), Ok(rig.bmc.flash_at(0x20000, 16)));
+    // It goes on refusing.
+    rig.bmc.lie = Some((2, |_| {}));
+    rig.bmc.restarted = true;
+    rig.bmc.version = 9;
+    assert_eq!(rig.read(0, 16), Err(HiomapError::Version(9)));
+}
+
+#[test]
+fn a_lost_window_is_opened_again_and_a_lost_flash_is_waited_for() {
+    let mut rig = Rig::new(3);
+    rig.write(0, &[1]).expect("written");
+    rig.flash.note(event::DAEMON_READY | event::WINDOW_RESET);
+    rig.bmc.window = None;
+    rig.write(1, &[2]).expect("written again");
+    assert_eq!(rig.bmc.flash_at(0, 2), [1, 2]);
+    rig.flash.note(event::DAEMON_READY | event::FLASH_LOST);
+    assert_eq!(rig.read(0, 2), Err(HiomapError::Lost));
+    rig.flash.note(0);
+    assert_eq!(rig.read(0, 2), Err(HiomapError::Lost));
+    rig.flash.note(event::DAEMON_READY);
+    assert_eq!(rig.read(0, 2), Ok(vec![1, 2]));
+}
+
+#[test]
+fn a_silent_bmc_ends_in_an_error() {
+    let mut rig = Rig::new(2);
+    rig.bmc.silent = true;
+    let late = Err(HiomapError::Bmc(IpmiError::Timeout));
+    assert_eq!(rig.read(0, 16), late.clone());
+    assert_eq!(rig.write(0, &[0]), late.clone().map(|_: Vec<u8>| ()));
+    assert_eq!(Hiomap::start(&mut rig.bmc).map(|_| vec![]), late);
+}
+
+#[test]
+fn a_failed_flush_closes_the_window() {
+    let mut rig = Rig::new(2);
+    rig.bmc.lie = Some((8, |answer| answer[1] ^= 1));
+    assert_eq!(
+        rig.write(0, &[1]),
+        Err(HiomapError::Nonsense("the answer to another request"))
+    );
+    rig.bmc.lie = None;
+    rig.bmc.requests.clear();
+    rig.write(0, &[1]).expect("written");
+    assert_eq!(rig.bmc.requests[0][0], 6);
+}
+
+#[test]
+fn answers_that_make_no_sense_are_refused() {
+    let lies: [(u8, Lie); 10] = [
+        (2, |answer| answer.truncate(3)),
+        (2, |answer| answer[0] = 3),
+        (2, |answer| answer[2] = 1),
+        (2, |answer| answer[3] = 11),
+        (2, |answer| answer[3] = 63),
+        (3, |answer| answer.truncate(5)),
+        (3, |answer| answer.push(0)),
+        (3, |answer| answer[4] = 0),
+        (3, |answer| answer[4] = 3),
+        (2, |answer| answer.clear()),
+    ];
+    for (index, (operation, lie)) in lies.into_iter().enumerate() {
+        let mut bmc = Model::new(2);
+        bmc.lie = Some((operation, lie));
+        assert!(Hiomap::start(&mut bmc).is_err(), "lie {index}");
+    }
+    let lies: [Lie; 6] = [
+        |answer| answer[4..6].fill(0),    // no size
+        |answer| answer[6..8].fill(0xff), // somewhere else
+        |answer| answer[7] = 1,           // behind what was asked for
+        |answer| answer.truncate(7),
+        |answer| answer.push(1),
+        |answer| answer[1] ^= 0x80,
+    ];
+    for (index, lie) in lies.into_iter().enumerate() {
+        let mut rig = Rig::new(2);
+        rig.bmc.lie = Some((4, lie));
+        assert!(
+            matches!(rig.read(0, 16), Err(HiomapError::Nonsense(_))),
+            "lie {index}"
+        );
+    }
+    // A window that would leave the LPC space.
+    let mut rig = Rig::new(2);
+    rig.flash.shift = 16;
+    rig.bmc.lie = Some((4, |answer| {
+        answer[2..6].copy_from_slice(&[0xff, 0xff, 2, 0]);
+    }));
+    assert!(matches!(rig.read(0, 16), Err(HiomapError::Nonsense(_))));
+}
+
+#[test]
+fn a_flash_of_65536_blocks_reads_as_none() {
+    let mut bmc = Model::new(2);
+    bmc.lie = Some((3, |answer| answer[2..4].fill(0)));
+    let flash = Hiomap::start(&mut bmc).expect("good");
+    assert_eq!(flash.size(), 256 << 20);
+}
+
+#[test]
+fn another_flash_after_a_restart_is_not_taken_for_the_old_one() {
+    let mut rig = Rig::new(2);
+    rig.bmc.lie = Some((3, |answer| answer[2] = 32));
+    rig.flash.note(event::DAEMON_READY | event::PROTOCOL_RESET);
+    assert_eq!(
+        rig.read(0, 16),
+        Err(HiomapError::Nonsense("another flash than before"))
+    );
+    assert_eq!(rig.flash.size(), 0x40000);
+}
+
+#[test]
+fn giving_back_closes_the_window() {
+    let mut rig = Rig::new(2);
+    rig.read(0, 16).expect("read");
+    rig.flash.reset(&mut rig.bmc).expect("given back");
+    assert_eq!(rig.bmc.window, None);
+    assert_eq!(rig.read(0, 16), Ok(rig.bmc.flash_at(0, 16)));
+}
