@@ -43,14 +43,24 @@ pub struct Found {
     pub notes: Notes,
 }
 
+/// How far to look for a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Where a table belongs, and where a damaged one says: a few reads.
+    Usual,
+    /// At last at every block, which takes time behind a slow bus.
+    Everywhere,
+}
+
 /// Looks for the table of a flash.
 ///
 /// The first one without any problem is taken; if all have some, the first that could be read.
 ///
 /// # Errors
 /// The medium's, or with `Ok(Err)` what was wrong everywhere.
-pub fn find<F: Flash>(flash: &mut F) -> Result<Result<Found, Notes>, F::Error> {
-    let mut search = Search {
+pub fn find<F: Flash>(flash: &mut F, how: Search) -> Result<Result<Found, Notes>, F::Error> {
+    let mut search = Looked {
+        places: Vec::new(),
         notes: Vec::new(),
         second_best: None,
     };
@@ -71,12 +81,14 @@ pub fn find<F: Flash>(flash: &mut F) -> Result<Result<Found, Notes>, F::Error> {
     }
     places.push(Origin::Copy(size.saturating_sub(USUAL_TABLE)));
     places.push(Origin::Copy(USUAL_TABLE));
+    search.places.push(0);
     for origin in places {
         if let Some(found) = search.look(flash, origin)? {
             return Ok(Ok(found));
         }
+        search.places.push(place(origin));
     }
-    if search.second_best.is_none() {
+    if search.second_best.is_none() && how == Search::Everywhere {
         let mut at = size;
         while at >= USUAL_BLOCK && search.second_best.is_none() {
             at = at.saturating_sub(USUAL_BLOCK);
@@ -85,9 +97,10 @@ pub fn find<F: Flash>(flash: &mut F) -> Result<Result<Found, Notes>, F::Error> {
             }
         }
     }
-    let Search {
+    let Looked {
         mut notes,
         second_best,
+        ..
     } = search;
     Ok(match second_best {
         None => Err(notes),
@@ -106,17 +119,19 @@ const fn place(origin: Origin) -> u64 {
     }
 }
 
-struct Search {
+struct Looked {
+    /// Where it was looked already, but for the search of everything.
+    places: Vec<u64>,
     notes: Notes,
     second_best: Option<Found>,
 }
 
-impl Search {
+impl Looked {
     /// Looks at one place; returns a table only if nothing is wrong with it.
     fn look<F: Flash>(&mut self, flash: &mut F, origin: Origin) -> Result<Option<Found>, F::Error> {
         let at = place(origin);
         let is_outside = origin != Origin::First && at >= flash.size();
-        if is_outside || self.notes.iter().any(|(other, _)| *other == at) {
+        if is_outside || self.places.contains(&at) {
             return Ok(None);
         }
         match load(flash, at)? {
@@ -167,7 +182,7 @@ fn load<F: Flash>(flash: &mut F, at: u64) -> Result<Parsed, F::Error> {
         Ok(header) => header,
         Err(error) => return Ok(Err(error)),
     };
-    let length = header.table_size();
+    let length = header.used_size();
     let (true, Ok(length)) = (at.saturating_add(length) <= size, usize::try_from(length)) else {
         return Ok(Err(HeaderError::Truncated));
     };

@@ -131,14 +131,19 @@ impl Header {
     fn is_possible(self, flash_size: u64) -> bool {
         let block = u64::from(self.block_size);
         let flash = block.saturating_mul(u64::from(self.block_count));
-        let entries = u64::from(self.entry_count).saturating_mul(ENTRY_SIZE as u64);
-        let needed = entries.saturating_add(HEADER_SIZE as u64);
         // Below 256 bytes not even an entry fits into a block; above 16 MiB nothing was ever built.
         self.block_size.is_power_of_two()
             && (256..=1 << 24).contains(&self.block_size)
             && flash <= flash_size
-            && needed <= self.table_size()
+            && self.used_size() <= self.table_size()
             && self.table_size() <= flash.min(LARGEST_TABLE)
+    }
+
+    /// Bytes of header and entries; what follows in the table's blocks means nothing.
+    pub const fn used_size(self) -> u64 {
+        (self.entry_count as u64)
+            .saturating_mul(ENTRY_SIZE as u64)
+            .saturating_add(HEADER_SIZE as u64)
     }
 
     /// Bytes of the whole table.

@@ -50,7 +50,7 @@ fn flash() -> Vec<u8> {
 
 fn search(flash: &[u8]) -> Result<Found, Notes> {
     let mut flash = flash;
-    find(&mut flash).expect("within the image")
+    find(&mut flash, Search::Everywhere).expect("within the image")
 }
 
 /// Changes an entry of the first table and makes its check sum right again.
@@ -245,6 +245,30 @@ fn a_table_that_is_not_where_it_says_is_not_a_copy() {
     moved[20 * 0x1000..21 * 0x1000].copy_from_slice(&copy);
     assert_eq!(search(&moved), Err(vec![(0, Err(HeaderError::NoMagic))]));
     assert_eq!(search(&[]), Err(vec![(0, Err(HeaderError::Truncated))]));
+}
+
+#[test]
+fn the_usual_places_are_few() {
+    /// Counts reads.
+    struct Counted<'a>(&'a [u8], usize);
+    impl crate::flash::Flash for Counted<'_> {
+        type Error = crate::flash::OutOfRange;
+        fn size(&self) -> u64 {
+            self.0.size()
+        }
+        fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), Self::Error> {
+            self.1 += 1;
+            self.0.read(at, buffer)
+        }
+    }
+    let erased = [0xff; 0x10000];
+    let mut flash = Counted(&erased, 0);
+    assert!(find(&mut flash, Search::Usual).expect("read").is_err());
+    assert_eq!(flash.1, 2, "the beginning, and 0x8000 from either end");
+    let good = self::flash();
+    let mut flash = Counted(&good, 0);
+    assert!(find(&mut flash, Search::Usual).expect("read").is_ok());
+    assert_eq!(flash.1, 2, "header, and entries");
 }
 
 #[test]

@@ -135,6 +135,14 @@ fn check_sum(header: &[u8; HEADER_SIZE]) -> u8 {
     u8::try_from(fold(fold(sum))).unwrap_or_default()
 }
 
+/// The partition whose header is at `at`; for those who have read only a part of an NVRAM of this length.
+///
+/// # Errors
+/// What is not sound about it.
+pub fn partition_at(nvram: &[u8], at: usize) -> Result<Partition, Damage> {
+    read(nvram, at)
+}
+
 /// The partition whose header is at `at`.
 fn read(nvram: &[u8], at: usize) -> Result<Partition, Damage> {
     let header: [u8; HEADER_SIZE] = array(nvram, at).ok_or(Damage::Length(at))?;

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use super::build::{Form, place, prepare, update_tables};
 use crate::container::{HEADER_SIZE, Header, is_container};
 use crate::ecc;
-use crate::ffs::{BACKUP_NAME, Entry, Found, OTHER_SIDE_NAME, Table, find};
+use crate::ffs::{BACKUP_NAME, Entry, Found, OTHER_SIDE_NAME, Search, Table, find};
 use crate::xz::{self, Limits};
 
 /// What the tool lets a stream cost.
@@ -60,7 +60,7 @@ impl Image {
     /// # Errors
     /// When no table can be found: what was wrong at each place.
     pub fn new(bytes: Vec<u8>) -> Result<Self> {
-        let found = match find(&mut bytes.as_slice()) {
+        let found = match find(&mut bytes.as_slice(), Search::Everywhere) {
             Ok(Ok(found)) => found,
             Ok(Err(notes)) => {
                 let mut text = String::from("no table of partitions");
