@@ -19,10 +19,12 @@ use crate::command_line::{CommandLine, Mode};
 use crate::entry::park;
 use crate::entry::ram::{self, NoTree, Ram};
 use crate::fdt::Fdt;
+use crate::flash::{SystemFlash, plain_partition};
 use crate::handover::Handover;
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
 use crate::memory::{FIRMWARE, PARTITION, Plan};
+use crate::nvram::{InFlash, Nvram};
 use crate::opal;
 use crate::opal::kernel::{Kernel, KernelError};
 use crate::payload::{KERNEL_AREA, Memory as _, Payload};
@@ -72,12 +74,12 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         threads(&inputs);
         Ok(())
     });
-    stage(Stage::Devices, machine, || {
+    let nvram = stage(Stage::Devices, machine, || {
         devices(machine, chip, &inputs);
-        Ok(())
+        Ok(nvram(machine))
     });
     let (line, level) = stage(Stage::Mode, machine, || {
-        let line = mode(&inputs);
+        let line = mode(&inputs, &nvram);
         let level = level(line.compat, chip);
         Ok((line, level))
     });
@@ -88,6 +90,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
             tree: blob,
             chip,
             machine,
+            nvram,
             blocks: Ram::new(&plan)
                 .thread_blocks()
                 .take(park::parked().count())
@@ -240,8 +243,27 @@ fn devices(machine: &Machine, chip: &Chip, inputs: &Inputs) {
     machine.start_others();
 }
 
-fn mode(inputs: &Inputs) -> CommandLine {
-    let line = CommandLine::parse(&inputs.bootargs);
+/// The settings that outlive a boot: in the flash, if there is one that can be used.
+fn nvram(machine: &'static Machine) -> Nvram {
+    let open = || {
+        let (flash, found) = SystemFlash::start(machine)?;
+        let place = plain_partition(&found, "NVRAM")?;
+        let length = place.length;
+        Nvram::open(Box::new(InFlash { flash, place }), length)
+            .inspect_err(|error| log::warn!("NVRAM in flash: {error}"))
+            .ok()
+    };
+    open().unwrap_or_else(Nvram::in_memory)
+}
+
+/// The command line, then what NVRAM says about what the line does not.
+fn mode(inputs: &Inputs, nvram: &Nvram) -> CommandLine {
+    let mut line = CommandLine::parse(&inputs.bootargs);
+    for (name, value) in nvram.settings() {
+        if !line.setting(name, value) {
+            log::warn!("\"{name}={value}\" in NVRAM means nothing to the firmware");
+        }
+    }
     for word in &line.unknown {
         log::warn!("\"{word}\" on the command line means nothing to the firmware");
     }

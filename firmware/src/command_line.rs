@@ -61,6 +61,20 @@ impl CommandLine {
         parsed
     }
 
+    /// Takes a setting of NVRAM (`nidus,mode`, `nidus,compat`, `nidus,xive`, with the values of the words), which counts only
+    /// for what the line does not say. Whether it means something.
+    pub fn setting(&mut self, name: &str, value: &str) -> bool {
+        let Some(option) = name.strip_prefix("nidus,") else {
+            return false;
+        };
+        let word = Self::parse(&alloc::format!("nidus.{option}={value}"));
+        // Of settings that are there twice the first counts, and it came first.
+        self.mode = self.mode.or(word.mode);
+        self.compat = self.compat.or(word.compat);
+        self.xive = self.xive.or(word.xive);
+        word.unknown.is_empty() && word.payload.is_empty()
+    }
+
     /// Whether a partition gets XIVE exploitation mode. Nobody negotiates, so the kernel's own word for it counts as well:
     /// with `xive=off` it would not take what the tree offers.
     #[must_use]
@@ -95,6 +109,29 @@ mod tests {
         assert_eq!(line.mode, Some(Mode::Papr));
         assert_eq!(line.compat, Some(Level::Power10));
         assert!(line.unknown.is_empty());
+    }
+
+    #[test]
+    fn settings_of_nvram_count_for_what_the_line_does_not_say() {
+        let mut line = CommandLine::parse("quiet nidus.mode=opal");
+        assert!(line.setting("nidus,mode", "papr"));
+        assert!(line.setting("nidus,compat", "power9"));
+        assert!(
+            line.setting("nidus,compat", "power10"),
+            "the first one counts"
+        );
+        assert_eq!(line.mode, Some(Mode::Opal));
+        assert_eq!(line.compat, Some(Level::Power9));
+        for (name, value) in [
+            ("fast-reset", "1"),
+            ("nidus,mode", "fast"),
+            ("nidus,speed", "11"),
+            ("nidus,mode", "papr console=hvc0"),
+            ("nidus.mode", "papr"),
+        ] {
+            assert!(!line.setting(name, value), "{name}={value}");
+        }
+        assert_eq!(line.payload, "quiet");
     }
 
     #[test]

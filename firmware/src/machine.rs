@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::timebase::{self, Deadline, Ticks, delay};
 use nest::bt::{self, BT_PORT, Bt};
+use nest::hiomap::Hiomap;
 use nest::ipmi::{self, IpmiError, Transport};
 use nest::lock::{Mutex, MutexGuard, lock_within};
 use nest::lpc::{CiLpc, IoSpace};
@@ -71,6 +72,7 @@ pub struct Devices<L: 'static> {
     uart_taken: AtomicU64,
     clock: Mutex<Option<Rtc<&'static L>>>,
     bmc: Mutex<Option<Bt<&'static L>>>,
+    flash: Mutex<Option<Hiomap>>,
 }
 
 /// The devices of the real machine.
@@ -85,6 +87,7 @@ impl<L: IoSpace> Devices<L> {
             uart_taken: AtomicU64::new(0),
             clock: Mutex::new(None),
             bmc: Mutex::new(None),
+            flash: Mutex::new(None),
         }
     }
 
@@ -274,6 +277,17 @@ impl<L: IoSpace> Devices<L> {
         } else {
             Err(DeviceError)
         }
+    }
+
+    /// Does something with the BMC, while nobody else talks to it; `None` when there is none.
+    pub fn with_bmc<T>(&self, work: impl FnOnce(&mut Bt<&'static L>) -> T) -> Option<T> {
+        self.bmc.lock().as_mut().map(work)
+    }
+
+    /// The place of the flash's driver; [`crate::flash`] fills and uses it. Whoever holds it may ask the BMC, not the other way
+    /// round.
+    pub const fn flash_driver(&self) -> &Mutex<Option<Hiomap>> {
+        &self.flash
     }
 
     /// Whether there is a BMC.

@@ -3,6 +3,7 @@
 //! Surprising fact: the firmware's own requests go between the kernel's; the interface keeps the answers apart.
 #![forbid(unsafe_code)]
 
+use nest::hiomap;
 use nest::ipmi::{Event, IpmiError, Request, parse_record};
 use opal_calls::events::EventSet;
 use opal_calls::ipmi::{Bmc, BmcError, INTERFACE, MAX_DATA, Message, Wish};
@@ -54,6 +55,15 @@ impl Bmc for BmcPort {
         match parse_record(record) {
             Event::SoftPowerOff => Some(Wish::Off),
             Event::SoftReboot => Some(Wish::Reboot),
+            Event::Oem {
+                command: hiomap::EVENT_COMMAND,
+                data: [state, ..],
+            } => {
+                if let Some(flash) = self.0.flash_driver().lock().as_mut() {
+                    flash.note(state);
+                }
+                None
+            }
             Event::Oem { .. } | Event::Other => None,
         }
     }

@@ -34,7 +34,6 @@ use super::console::UartPort;
 use super::entry::{Request, give_up_stack};
 use super::ipmi::BmcPort;
 use super::maintenance::Registers;
-use super::nvram::Nvram;
 use super::occ::Occs;
 use super::subtrees::KeptTree;
 use super::threads::{AllThreads, OpalThread};
@@ -43,6 +42,7 @@ use super::units::Unit;
 use super::xive::Chips;
 use crate::entry::ram::OsRam;
 use crate::machine::{Machine, PowerAction};
+use crate::nvram::Nvram;
 use crate::stop;
 
 /// The way to the chips' registers.
@@ -157,10 +157,10 @@ impl Opal {
             Call::OPAL_RTC_WRITE { ymd, hmsm, .. } => self.set_clock(ymd, hmsm),
             Call::OPAL_READ_NVRAM {
                 buf, size, offset, ..
-            } => self.nvram.lock().read(&self.os, buf, size, offset),
+            } => self.nvram.lock().serve_read(&self.os, buf, size, offset),
             Call::OPAL_WRITE_NVRAM {
                 buf, size, offset, ..
-            } => self.nvram.lock().write(&self.os, buf, size, offset),
+            } => self.nvram.lock().serve_write(&self.os, buf, size, offset),
             Call::OPAL_CEC_POWER_DOWN { request, .. } => match request {
                 0 | 1 => stop::power(self.machine, PowerAction::Off),
                 _ => Err(OpalError::OPAL_PARAMETER),

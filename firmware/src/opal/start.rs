@@ -31,7 +31,6 @@ use super::console::UartPort;
 use super::entry::{self, BY_PIR, Launch};
 use super::ipmi::{self, BmcPort};
 use super::kernel::Kernel;
-use super::nvram::Nvram;
 use super::occ::Occs;
 use super::sensors;
 use super::serve::{OPAL, Opal};
@@ -46,6 +45,7 @@ use crate::fdt::{Fdt, FdtError};
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
 use crate::memory::{FIRMWARE, MEMORY_CONSOLE, Plan, firmware_parts};
+use crate::nvram::Nvram;
 use crate::stop;
 use crate::thread::{Thread, ThreadBlock, this_thread};
 
@@ -59,6 +59,8 @@ pub struct Handover {
     pub chip: &'static Chip,
     /// Console, clock, power: the devices.
     pub machine: &'static Machine,
+    /// The settings that outlive a boot.
+    pub nvram: Nvram,
     /// Who owns which memory.
     pub plan: Plan,
     /// Blocks for the threads that are parked.
@@ -98,7 +100,7 @@ const TOP_OF_MEMORY: u64 = 0x4000_0000;
 pub fn start(handover: Handover) -> ! {
     let machine = handover.machine;
     let kernel = handover.kernel;
-    let tree = match prepare(&handover) {
+    let tree = match prepare(handover) {
         Ok(tree) => tree,
         Err(why) => {
             log::error!("cannot start the kernel: {why}");
@@ -121,7 +123,8 @@ pub fn start(handover: Handover) -> ! {
 }
 
 /// Makes all that a kernel may ask for from its first instruction on; the address of its tree.
-fn prepare(handover: &Handover) -> Result<u64, StartError> {
+fn prepare(handover: Handover) -> Result<u64, StartError> {
+    let nvram = handover.nvram;
     let boot_pir = crate::thread::pir();
     let blocks = &handover.blocks;
     let threads = make_threads(boot_pir, &handover.inputs, blocks);
@@ -178,7 +181,6 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
     let given = Fdt::new(&handover.tree).map_err(StartError::Given)?;
     let mut root = Node::default();
     tree::copy(&given.root(), &mut root);
-    let nvram = Nvram::new();
     let mut own: Vec<&dyn Describe> = vec![&nvram, &bridges];
     if rtc {
         own.push(&Rtc);
@@ -218,7 +220,9 @@ fn prepare(handover: &Handover) -> Result<u64, StartError> {
         (Ipmi::new(event), BmcPort(handover.machine))
     });
     let blob = tree.flatten().map_err(StartError::Tree)?;
-    log::warn!("NVRAM is in memory only: what the kernel writes there will not last");
+    if !nvram.lasts() {
+        log::warn!("NVRAM is in memory only: what the kernel writes there will not last");
+    }
     log::info!(
         "OPAL at {:#x}, the firmware keeps {:#x}..{:#x}, {} threads, tree of {} bytes",
         entry::entry_address(),
