@@ -19,6 +19,7 @@ use crate::wrong::Wrong;
 
 mod cases;
 mod devices;
+mod flash;
 mod kvm_hosts;
 mod opal;
 mod payload_forms;
@@ -35,6 +36,8 @@ enum Work {
     Boot(Choice, Vec<Check>),
     /// All milestones of a boot, and of the same one on skiboot: the kernel has nothing more to warn of.
     LikeSkiboot(Choice),
+    /// Two boots with the same flash: the kernel owns the machine, then it is a partition because NVRAM says so.
+    Flash,
     /// A conversation on a terminal, with the arguments of `scripts/run`.
     Shell(&'static str, Vec<Step>),
     /// A machine with something wrong: it has to say this in one line, and stop in this way.
@@ -84,6 +87,7 @@ pub struct Ready {
 enum ReadyWork {
     Boot(Box<ReadyBoot>),
     LikeSkiboot(Box<ReadyBoot>),
+    Flash(PathBuf, Box<[ReadyBoot; 2]>),
     Shell(String, Vec<Step>),
 }
 
@@ -104,6 +108,14 @@ pub fn prepare(tools: &Tools, image: &Image, case: Case) -> Result<Ready> {
         }
         Work::LikeSkiboot(choice) => {
             ReadyWork::LikeSkiboot(Box::new(ready(tools, image, &choice, vec![])?))
+        }
+        Work::Flash => {
+            let path = flash::make()?;
+            let [opal, papr] = flash::choices(&path);
+            let mut second = ready(tools, image, &papr, vec![])?;
+            second.machine = flash::without_mode(second.machine);
+            let both = [ready(tools, image, &opal, vec![])?, second];
+            ReadyWork::Flash(path, Box::new(both))
         }
         Work::Shell(arguments, steps) => {
             let program = std::env::current_exe()?;
@@ -175,6 +187,24 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
                 elapsed: outcome.elapsed + reference.elapsed,
                 log: outcome.log,
             })
+        }
+        ReadyWork::Flash(path, boots) => {
+            let mut all: Option<Outcome> = None;
+            for (ready, mode) in boots.iter().zip(["opal", "papr"]) {
+                let name = format!("linux-{}-{mode}", case.name);
+                let report = boot(tools, &name, ready, &ready.machine)?;
+                let mut outcome = judge(&report, &[], ready.stop);
+                if outcome.problem.is_none() {
+                    outcome.problem = flash::problem(path)?;
+                }
+                outcome.elapsed += all.map_or(Duration::ZERO, |before| before.elapsed);
+                let failed = outcome.problem.is_some();
+                all = Some(outcome);
+                if failed {
+                    break;
+                }
+            }
+            all.ok_or_else(|| anyhow::anyhow!("no boot"))
         }
         ReadyWork::Shell(line, steps) => {
             let start = std::time::Instant::now();

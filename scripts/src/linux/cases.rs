@@ -340,6 +340,10 @@ pub fn cases() -> Vec<Case> {
         ),
     ];
     all.splice(0..0, kvm_hosts::cases());
+    all.push(Case {
+        name: "flash",
+        work: Work::Flash,
+    });
     all.extend(opal::cases());
     all.extend(payload_forms::cases());
     all
