@@ -100,13 +100,18 @@ fn good(row: &Row, setup: Setup) -> Option<Good> {
         t::OPAL_LPC_READ => good_call([0, 1, UART_SCRATCH, p0, 1], OK),
         t::OPAL_LPC_WRITE => good_call([0, 1, UART_SCRATCH, 0, 1], OK),
         t::OPAL_GET_MSG => good_call([BUFFER, 72], Some(code::RESOURCE)),
-        t::OPAL_CHECK_ASYNC_COMPLETION => {
-            good_call([BUFFER, 72, 1], Some(code::BUSY)).bad_id([code::BUSY; 2])
-        }
+        t::OPAL_CHECK_ASYNC_COMPLETION => good_call([BUFFER, 72, 1], Some(code::BUSY)),
         t::OPAL_SIGNAL_SYSTEM_RESET => {
             good_call([server], None).bad_id([code::PARAMETER, code::CONSTRAINED])
         }
         t::OPAL_QUIESCE => good_call([1, server], None),
+        t::OPAL_GET_POWERCAP | t::OPAL_GET_POWER_SHIFT_RATIO => {
+            good_call([0, 1, p0], OK).bad_id([code::UNSUPPORTED; 2])
+        }
+        t::OPAL_SET_POWERCAP | t::OPAL_SET_POWER_SHIFT_RATIO => {
+            good_call([0, 1, 0], None).bad_id([code::UNSUPPORTED; 2])
+        }
+        t::OPAL_HANDLE_HMI2 => good_call([p0], OK),
         t::OPAL_GET_DEVICE_TREE => good_call([phandle, BUFFER, 0x4000], OK),
         t::OPAL_IPMI_SEND => good_call([0, p0, 3], None),
         t::OPAL_IPMI_RECV => good_call([0, p0, p1], None).bytes(2),
@@ -132,7 +137,8 @@ fn good(row: &Row, setup: Setup) -> Option<Good> {
 
 /// Pointers that skiboot uses without a look, and ids that it takes for an index: it would stop the machine. Found by
 /// trying.
-const SKIBOOT_TRUSTS: [(u64, &str); 13] = [
+const SKIBOOT_TRUSTS: [(u64, &str); 14] = [
+    (t::OPAL_HANDLE_HMI2, "flags"),
     (t::OPAL_GET_DEVICE_TREE, "buf"),
     (t::OPAL_IPMI_SEND, "msg"),
     (t::OPAL_IPMI_RECV, "msg"),
@@ -215,6 +221,8 @@ fn sweep(machine: &Machine, row: &Row, good: &Good) {
             args
         };
         match arg.class {
+            // Any number will do: it comes back in a message.
+            Class::Id if arg.ty == "AsyncToken" => {}
             Class::Id => {
                 let kinds = [("large", 0x5a5a_5a5a), ("negative", u64::MAX - 15)];
                 for ((kind, value), want) in kinds.into_iter().zip(good.bad_id) {

@@ -23,6 +23,8 @@ pub(super) fn run(machine: &Machine) {
     ipmi(machine);
     nest_mmu(machine);
     tree(machine);
+    power_limits();
+    maintenance();
     processors(machine);
     power(machine);
 }
@@ -329,6 +331,56 @@ fn tree(machine: &Machine) {
         u64::from(read_be32(BUFFER + 4)) <= size,
     );
     case("tree/no-length", get(BUFFER, 0), code::PARAMETER);
+}
+
+/// What the on-chip controller keeps. QEMU's answers no command, so nothing is changed.
+fn power_limits() {
+    const CAPS: [&str; 4] = ["min", "max", "current", "hard-min"];
+    let mut watts = [0; 4];
+    for ((handle, name), watts) in (0..).zip(CAPS).zip(&mut watts) {
+        let got = call(t::OPAL_GET_POWERCAP, [handle, 1, P]);
+        case(format_args!("limits/cap-{name}"), got, code::SUCCESS);
+        *watts = u64::from(read_be32(P));
+    }
+    let [min, max, current, hard_min] = watts;
+    holds("limits/caps-in-order", hard_min <= min && min <= max);
+    let set = |handle, value| call(t::OPAL_SET_POWERCAP, [handle, 1, value]);
+    case("limits/cap-as-it-is", set(2, current), code::SUCCESS);
+    case(
+        "limits/cap-beyond-the-most",
+        set(2, max + 1),
+        code::PARAMETER,
+    );
+    case("limits/cap-of-many-bits", set(2, 0x1_0000), code::PARAMETER);
+    case(
+        "limits/most-cannot-be-set",
+        set(1, current),
+        code::UNSUPPORTED,
+    );
+    let got = call(t::OPAL_GET_POWER_SHIFT_RATIO, [0, 1, P]);
+    case("limits/ratio", got, code::SUCCESS);
+    let percent = u64::from(read_be32(P));
+    holds("limits/ratio-is-a-percentage", percent <= 100);
+    let set = |value| call(t::OPAL_SET_POWER_SHIFT_RATIO, [0, 1, value]);
+    case("limits/ratio-as-it-is", set(percent), code::SUCCESS);
+    case("limits/ratio-too-large", set(101), code::PARAMETER);
+}
+
+/// No such interrupt ever comes in QEMU: there is nothing to serve.
+fn maintenance() {
+    case("hmi/nothing", call(t::OPAL_HANDLE_HMI, []), code::SUCCESS);
+    write_be64(P, u64::MAX);
+    case(
+        "hmi/nothing-to-tell",
+        call(t::OPAL_HANDLE_HMI2, [P]),
+        code::SUCCESS,
+    );
+    case("hmi/nothing-told", read_be64(P), 0);
+    case(
+        "hmi/no-message",
+        call(t::OPAL_GET_MSG, [BUFFER, 72]),
+        code::RESOURCE,
+    );
 }
 
 fn nest_mmu(machine: &Machine) {
