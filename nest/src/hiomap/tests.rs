@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::vec;
 use std::vec::Vec;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const BLOCK: usize = 0x1000;
@@ -439,4 +441,117 @@ fn giving_back_closes_the_window() {
     rig.flash.reset(&mut rig.bmc).expect("given back");
     assert_eq!(rig.bmc.window, None);
     assert_eq!(rig.read(0, 16), Ok(rig.bmc.flash_at(0, 16)));
+}
+
+/// A BMC that answers rightly but for what is done to its answers: to which one, and what.
+struct Hostile {
+    model: Model,
+    tampering: Vec<(usize, Tampering)>,
+}
+
+#[derive(Clone, Debug)]
+enum Tampering {
+    /// A byte has another value.
+    Byte(usize, u8),
+    /// Bytes are missing, or there are more.
+    Length(usize),
+    /// It is refused.
+    Refusal(u8),
+    /// There is none.
+    Silence,
+}
+
+fn tampering() -> impl Strategy<Value = Tampering> {
+    prop_oneof![
+        (0_usize..8, any::<u8>()).prop_map(|(at, value)| Tampering::Byte(at, value)),
+        (0_usize..12).prop_map(Tampering::Length),
+        (1..=255_u8).prop_map(Tampering::Refusal),
+        Just(Tampering::Silence),
+    ]
+}
+
+impl Transport for Hostile {
+    fn transact(&mut self, request: &Request<'_>) -> Result<Response, IpmiError> {
+        let index = self.model.requests.len();
+        let answer = self.model.transact(request)?;
+        let mut data = answer.data().to_vec();
+        let mut completion = answer.completion;
+        for (_, change) in self.tampering.iter().filter(|(at, _)| *at == index) {
+            match *change {
+                Tampering::Byte(at, value) => {
+                    if let Some(byte) = data.get_mut(at) {
+                        *byte = value;
+                    }
+                }
+                Tampering::Length(length) => data.resize(length, 0xaa),
+                Tampering::Refusal(code) => completion = code,
+                Tampering::Silence => return Err(IpmiError::Timeout),
+            }
+        }
+        Ok(Response::new(completion, &data).expect("short"))
+    }
+    fn wants_attention(&mut self) -> bool {
+        false
+    }
+}
+
+/// Firmware space without anything in it, of which every address can be accessed.
+struct Nothing;
+
+impl FirmwareSpace for Nothing {
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange> {
+        assert!(
+            u64::from(address) + into.len() as u64 <= 1 << 32,
+            "beyond the space"
+        );
+        into.fill(0);
+        Ok(())
+    }
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange> {
+        assert!(
+            u64::from(address) + from.len() as u64 <= 1 << 32,
+            "beyond the space"
+        );
+        Ok(())
+    }
+}
+
+/// How many hostile BMCs a run tries: few, or as many as `NIDUS_CASES` says.
+fn cases() -> ProptestConfig {
+    let count = std::env::var("NIDUS_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    ProptestConfig::with_cases(count.unwrap_or(150))
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn a_hostile_bmc_neither_hangs_nor_misleads(
+        version in 2..=3_u8,
+        tampering in prop::collection::vec((0_usize..30, tampering()), 0..8),
+        work in prop::collection::vec((0..4_u8, 0_u64..0x41000, 0_u64..0x9000, any::<u8>()), 1..8),
+    ) {
+        let mut bmc = Hostile { model: Model::new(version), tampering };
+        let Ok(mut flash) = Hiomap::start(&mut bmc) else { return Ok(()) };
+        let size = flash.size();
+        for (what, at, length, state) in work {
+            let mut buffer = vec![0; usize::try_from(length).expect("small")];
+            let before = bmc.model.requests.len();
+            let result = match what {
+                0 => flash.read(&mut bmc, &Nothing, at, &mut buffer),
+                1 => flash.write(&mut bmc, &Nothing, at, &buffer),
+                2 => flash.erase(&mut bmc, at, length),
+                _ => {
+                    flash.note(state);
+                    Ok(())
+                }
+            };
+            prop_assert!(at + length <= size || result.is_err() || what == 3);
+            prop_assert_eq!(flash.size(), size, "callers rely on it");
+            // At the worst every block needs a window of its own, with a negotiation before it.
+            prop_assert!(bmc.model.requests.len() - before <= 10 * 12);
+        }
+    }
 }

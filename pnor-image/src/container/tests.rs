@@ -180,7 +180,17 @@ fn the_payload_can_come_in_pieces() {
     assert_eq!(check.finish(), Err(Error::PayloadHash));
 }
 
+/// How many mutated headers a run tries: few, or as many as `NIDUS_CASES` says.
+fn cases() -> ProptestConfig {
+    let count = std::env::var("NIDUS_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    ProptestConfig::with_cases(count.unwrap_or(256))
+}
+
 proptest! {
+    #![proptest_config(cases())]
+
     #[test]
     fn no_mutation_panics_or_reads_outside(
         changes in prop::collection::vec((0usize..HEADER_SIZE + 16, any::<u8>()), 0..12),
