@@ -70,7 +70,7 @@ pub(super) fn nested(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
     let below = Machine {
         initrd: Some(initramfs::nested(tools, &kernel, "7.2", false)?),
         kernel: Some(kernel.image),
-        append: "console=hvc0 quiet nidus_do=peer-boot nidus_level=L0 \
+        append: "console=hvc0 quiet damon_stat.enabled=N nidus_do=peer-boot nidus_level=L0 \
                  nidus_l1_append=nidus_l2=1,nidus_l2_mem=256,nidus_l2_append=nidus_work=1"
             .to_owned(),
         clock: Clock::Instructions,

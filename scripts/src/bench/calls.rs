@@ -20,6 +20,8 @@ pub(super) const ROWS: &[&str] = &[
     "run-vcpu",
     "page-fault",
     "invalidate",
+    "mmio",
+    "console",
     "create",
     "growth",
     "memory",
@@ -29,7 +31,7 @@ pub(super) const ROWS: &[&str] = &[
 /// all that have no better; then what the ratio to KVM shall be at most.
 struct Call(&'static str, &'static str, &'static str, Option<f64>);
 
-const CALLS: [Call; 9] = [
+const CALLS: [Call; 15] = [
     Call(
         "hcall, nothing to do",
         "hcall-nobody",
@@ -73,6 +75,32 @@ const CALLS: [Call; 9] = [
         None,
     ),
     Call("invalidate one page", "invalidate-page", "nothing", None),
+    Call(
+        "page-fault, 4K scattered",
+        "first-touch-scattered",
+        "second-touch-scattered",
+        None,
+    ),
+    Call(
+        "page-fault after aging",
+        "after-aging",
+        "second-touch-4K",
+        None,
+    ),
+    Call(
+        "page-fault after dirty logging",
+        "after-logging",
+        "second-touch-4K",
+        None,
+    ),
+    Call("mmio load that L1 emulates", "mmio-load", "nothing", None),
+    Call(
+        "invalidate a gigabyte",
+        "invalidate-gigabyte",
+        "nothing",
+        None,
+    ),
+    Call("console write, 16 bytes", "console", "nothing", None),
     Call("create and delete an L2", "create-delete", "nothing", None),
 ];
 
@@ -156,7 +184,7 @@ fn peer(tools: &Tools) -> Result<Vec<String>> {
     let machine = Machine {
         initrd: Some(initramfs::peer(tools, &kernel, &program)?),
         kernel: Some(kernel.image),
-        append: "console=hvc0 quiet nidus_do=peer nidus_level=L0".to_owned(),
+        append: "console=hvc0 quiet damon_stat.enabled=N nidus_do=peer nidus_level=L0".to_owned(),
         clock: Clock::Instructions,
         ..Machine::new("powernv10")
     };
@@ -232,6 +260,7 @@ mod tests {
         let growth = GROWTH.iter().map(|row| line(row.1, ticks));
         let less = [
             "nothing",
+            "second-touch-scattered",
             "second-touch-4K",
             "second-touch-64K",
             "second-touch-2M",

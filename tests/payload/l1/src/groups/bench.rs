@@ -6,14 +6,15 @@ use core::fmt::Display;
 use isa::pte::PageSize;
 use papr_services::table::number::{
     H_GUEST_CREATE_VCPU, H_GUEST_GET_STATE, H_GUEST_SET_STATE, H_POLL_PENDING, H_PROD,
-    H_RPT_INVALIDATE,
+    H_PUT_TERM_CHAR, H_RPT_INVALIDATE,
 };
 
+use super::bench_nested::{self, Nested, TOUCHES};
 use super::nested_args::{guest_or_fail, setup};
 use super::shadow::{PAT, PWC, TLB, invalidate};
 use crate::elements::id;
 use crate::gsb::Writer;
-use crate::guest::{self, Guest, program};
+use crate::guest::{self, Guest, L2_MSR, program};
 use crate::hcall::hcall;
 use crate::mem::layout::{BUFFER, L2_MEMORY, L2_MEMORY_SIZE, PAGES, RUN_INPUT, TABLES};
 use crate::probe;
@@ -33,33 +34,6 @@ pub(super) fn time(name: impl Display, count: u64, mut round: impl FnMut()) {
     say!("bench {name} ticks={ticks} count={count}");
 }
 
-/// Pages of one size that L2 touches in order.
-pub(super) struct Touch {
-    pub name: &'static str,
-    pub size: PageSize,
-    pub count: u64,
-    /// L2 real address of the first.
-    pub at: u64,
-}
-
-const fn touched(name: &'static str, size: PageSize, count: u64, gigabyte: u64) -> Touch {
-    Touch {
-        name,
-        size,
-        count,
-        at: gigabyte << 30,
-    }
-}
-
-pub(super) const TOUCHES: [Touch; 3] = [
-    touched("4K", PageSize::Size4K, 0x400, 4),
-    touched("64K", PageSize::Size64K, 0x80, 8),
-    touched("2M", PageSize::Size2M, 16, 12),
-];
-
-/// L2 real address of 4K pages that L1 maps one by one, when L2 asks; and their number.
-pub(super) const UNMAPPED: (u64, u64) = (36 << 30, 64);
-
 /// What every hypervisor has: the loop itself, and a hypercall with nothing to do. KVM leaves H_POLL_PENDING to QEMU,
 /// but answers H_PROD for a processor that is not there itself.
 pub(super) fn common() {
@@ -68,6 +42,17 @@ pub(super) fn common() {
     });
     time("hcall-nobody", 1000, || {
         hcall(H_PROD, [0x7fff]);
+    });
+    time("console", 16, || {
+        hcall(
+            H_PUT_TERM_CHAR,
+            [
+                0,
+                16,
+                u64::from_be_bytes(*b"bench, b"),
+                u64::from_be_bytes(*b"ench ..\n"),
+            ],
+        );
     });
 }
 
@@ -90,7 +75,8 @@ pub(super) fn run(_: &Machine) {
     };
     state(&g);
     runs(&g);
-    touch(&mut g);
+    bench_nested::run(&mut g);
+    invalidations(&g);
     many(&g);
     large(&mut g);
     time("create-delete", 20, || {
@@ -150,48 +136,62 @@ fn runs(g: &Guest) {
     time("run-due", 1000, || {
         guest::run(g.id);
     });
+    let code = guest::set(g.id, 0, id::HDEC_EXPIRY, guest::far()).code();
+    case("bench/not-due", code, 0);
 }
 
-fn touch(g: &mut Guest) {
-    for row in &TOUCHES {
-        g.tree
-            .map_range(row.at, PAGES, row.count * row.size.bytes(), row.size, ALL);
-        let all = touching(row.at, row.count, row.size);
-        for (what, flush) in [("first-touch", true), ("second-touch", false)] {
-            if flush {
-                invalidate(g, TLB | PWC | PAT, u64::MAX, 0, u64::MAX);
-                // The program's own page is not part of the figure.
-                g.start(program::SC, &[]);
-            }
-            let start = probe::time_base();
-            let exit = g.start(program::TOUCH, &all);
-            let ticks = probe::time_base().wrapping_sub(start);
-            case(format_args!("bench/{what}-{}", row.name), exit, 0xc00);
-            say!(
-                "bench {what}-{} ticks={ticks} count={}",
-                row.name,
-                row.count
-            );
+impl Nested for Guest {
+    fn start(&mut self, program: u64, r5: [u64; 3]) -> i64 {
+        let mut w = Writer::new(RUN_INPUT);
+        w.u64(id::NIA, program).u64(id::MSR, L2_MSR.bits());
+        for (n, value) in (id::GPR0 + 5..).zip(r5) {
+            w.u64(n, value);
         }
+        let exit = self.run();
+        Writer::new(RUN_INPUT);
+        exit
     }
-    let [first, ..] = &TOUCHES;
-    let (at, size) = (first.at, first.size);
+
+    fn resume(&mut self) -> i64 {
+        self.run()
+    }
+
+    fn emulate(&mut self, value: u64) -> i64 {
+        let behind = self.output(id::NIA).unwrap_or(0) + 4;
+        let mut w = Writer::new(RUN_INPUT);
+        w.u64(id::NIA, behind).u64(id::GPR0 + 4, value);
+        let exit = self.run();
+        Writer::new(RUN_INPUT);
+        exit
+    }
+
+    fn fault_address(&self) -> u64 {
+        self.output(id::ASDR).unwrap_or(0)
+    }
+
+    fn tree(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+
+    fn invalidate(&mut self, start: u64, end: u64) {
+        invalidate(self, TLB, PageSize::Size4K.rpt_bit(), start, end);
+    }
+
+    fn invalidate_all(&mut self) {
+        invalidate(self, TLB | PWC | PAT, u64::MAX, 0, u64::MAX);
+    }
+}
+
+fn invalidations(g: &Guest) {
+    let [small, ..] = &TOUCHES;
+    let page = PageSize::Size4K;
     time("invalidate-page", 64, || {
-        invalidate(g, TLB, size.rpt_bit(), at, at + size.bytes());
+        invalidate(g, TLB, page.rpt_bit(), small.at, small.at + page.bytes());
     });
-    // A page that L1 does not map: exit, map, run again.
-    let (at, count) = UNMAPPED;
-    let start = probe::time_base();
-    for n in 0..count {
-        let exit = g.start(program::LOAD, &[(id::GPR0 + 5, at + n * 0x1000)]);
-        if exit == 0xe00 {
-            g.tree
-                .map(at + n * 0x1000, PAGES + n * 0x1000, PageSize::Size4K, ALL);
-            g.run();
-        }
-    }
-    let ticks = probe::time_base().wrapping_sub(start);
-    say!("bench fault-to-l1 ticks={ticks} count={count}");
+    // Most of it is not mapped, which is how a kernel gives a range back.
+    time("invalidate-gigabyte", 64, || {
+        invalidate(g, TLB, page.rpt_bit(), small.at, small.at + (1 << 30));
+    });
 }
 
 /// The same again while seven other L2s are there, which have run.
@@ -224,7 +224,7 @@ fn large(g: &mut Guest) {
         g.tree.map(AT + n * size.bytes(), frame, size, ALL);
     }
     let all = touching(AT, PAGES_2M, size);
-    case("bench/32G", g.start(program::TOUCH, &all), 0xc00);
+    case("bench/32G", Guest::start(g, program::TOUCH, &all), 0xc00);
     again(g, "32G");
 }
 
@@ -288,7 +288,7 @@ fn bytes() {
             g.tree.map(at + n * size.bytes(), frame, size, ALL);
         }
         let before = guest::counter(id::TABLES);
-        let exit = g.start(program::TOUCH, &touching(at, count, size));
+        let exit = Guest::start(&g, program::TOUCH, &touching(at, count, size));
         case(format_args!("bench/gigabyte-{}", row.name), exit, 0xc00);
         let after = guest::counter(id::TABLES);
         say!("bench-bytes tables-{} bytes={}", row.name, after - before);

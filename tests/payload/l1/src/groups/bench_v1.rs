@@ -8,15 +8,14 @@ use isa::lpcr::Lpcr;
 use isa::pte::{PageSize, pate_process_table, pate_root};
 
 use super::bench::{common, time};
+use super::bench_nested::{self, Nested};
 use crate::guest::{L2_HFSCR, L2_MSR, far, program};
 use crate::hcall::hcall;
-use crate::mem::layout::{
-    BUFFER, BUFFER2, L2_MEMORY, L2_MEMORY_SIZE, PAGES, PROCESS_TABLE, TABLES,
-};
+use crate::mem;
+use crate::mem::layout::{BUFFER, BUFFER2, L2_MEMORY, L2_MEMORY_SIZE, PROCESS_TABLE, TABLES};
 use crate::radix::{ALL, Tree, set_entry};
 use crate::report::case;
 use crate::start::Machine;
-use crate::{mem, probe, say};
 
 const H_SET_PARTITION_TABLE: u64 = 0xf800;
 const H_ENTER_NESTED: u64 = 0xf804;
@@ -94,55 +93,51 @@ pub(super) fn run(_: &Machine) {
         }
         enter();
     });
-    touch(&mut tree);
-    fault_to_l1(&mut tree);
-}
-
-fn touch(tree: &mut Tree) {
-    for row in &super::bench::TOUCHES {
-        tree.map_range(row.at, PAGES, row.count * row.size.bytes(), row.size, ALL);
-        for (what, flush) in [("first-touch", true), ("second-touch", false)] {
-            if flush {
-                invalidate_all();
-                // The program's own page is not part of the figure.
-                start(program::SC);
-            }
-            gpr(5, row.at);
-            gpr(6, row.count);
-            gpr(7, row.size.bytes());
-            let begin = probe::time_base();
-            let exit = start(program::TOUCH);
-            let ticks = probe::time_base().wrapping_sub(begin);
-            case(format_args!("bench-v1/{what}-{}", row.name), exit, 0xc00);
-            say!(
-                "bench {what}-{} ticks={ticks} count={}",
-                row.name,
-                row.count
-            );
-        }
-    }
-    let at = super::bench::TOUCHES[0].at;
+    bench_nested::run(&mut Guest { tree });
+    let [small, ..] = &bench_nested::TOUCHES;
     time("invalidate-page", 64, || {
-        invalidate_page(at);
+        invalidate_page(small.at);
     });
 }
 
-/// A page that L1 does not map: exit, map, run again.
-fn fault_to_l1(tree: &mut Tree) {
-    let (at, count) = super::bench::UNMAPPED;
-    let begin = probe::time_base();
-    for n in 0..count {
-        gpr(5, at + n * 0x1000);
-        let mut exit = start(program::LOAD);
-        if exit == 0xe00 {
-            tree.map(at + n * 0x1000, PAGES + n * 0x1000, PageSize::Size4K, ALL);
-            exit = enter();
+/// The guest: its state is in the two structures.
+struct Guest {
+    tree: Tree,
+}
+
+impl Nested for Guest {
+    fn start(&mut self, program: u64, r5: [u64; 3]) -> i64 {
+        for (n, value) in (5..).zip(r5) {
+            gpr(n, value);
         }
-        if exit != 0xc00 {
-            case("bench-v1/fault-to-l1", exit, 0xc00);
-            return;
+        start(program)
+    }
+
+    fn resume(&mut self) -> i64 {
+        enter()
+    }
+
+    fn emulate(&mut self, value: u64) -> i64 {
+        mem::write64(NIP, mem::read64(NIP) + 4);
+        gpr(4, value);
+        enter()
+    }
+
+    fn fault_address(&self) -> u64 {
+        mem::read64(STATE + 0x98)
+    }
+
+    fn tree(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+
+    fn invalidate(&mut self, start: u64, end: u64) {
+        for page in (start..end).step_by(0x1000) {
+            invalidate_page(page);
         }
     }
-    let ticks = probe::time_base().wrapping_sub(begin);
-    say!("bench fault-to-l1 ticks={ticks} count={count}");
+
+    fn invalidate_all(&mut self) {
+        invalidate_all();
+    }
 }

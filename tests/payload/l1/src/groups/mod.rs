@@ -1,6 +1,7 @@
 //! The groups of cases, one file each, in the order they run.
 
 mod bench;
+mod bench_nested;
 mod bench_v1;
 mod fuzz;
 mod hcalls;
