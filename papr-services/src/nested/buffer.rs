@@ -9,7 +9,7 @@ use core::ops::RangeInclusive;
 use arrayvec::ArrayVec;
 use isa::addr::Gra;
 
-use super::element::{self, Access, Element, Limits, OUTPUT_BYTES, Scope, Words};
+use super::element::{self, Access, Element, Limits, OUTPUT_BYTES, Rule, Scope, Words};
 use super::vcpu::{Area, Vcpu};
 use crate::error::{HCode, Refusal};
 use crate::guest_ram::GuestRam;
@@ -74,8 +74,13 @@ impl Item<'_> {
     /// # Errors
     /// The value rule forbids it.
     pub fn accepted(&self, limits: &Limits<'_>) -> Result<Words, Bad> {
+        let words = self.element.words(self.value);
+        // What nearly all have goes without a detour.
+        if self.element.rule == Rule::Any {
+            return Ok(words);
+        }
         limits
-            .accept(self.element.rule, self.element.words(self.value))
+            .accept(self.element.rule, words)
             .ok_or_else(|| self.refuse(HCode::H_INVALID_ELEMENT_VALUE))
     }
 
@@ -304,8 +309,9 @@ pub fn set_vcpu(
                 .write(vcpu, item.number, item.accepted(limits)?);
         }
     } else {
-        for (element, number, words) in few {
-            element.write(vcpu, number, words);
+        // By reference: to take the list apart would copy all of its room.
+        for (element, number, words) in &few {
+            element.write(vcpu, *number, *words);
         }
     }
     Ok(())
@@ -353,29 +359,30 @@ impl Output {
     /// Adds an element of a vCPU; `number` chooses the register in a family. What does not fit is left out, which
     /// the tests show not to happen.
     pub fn put(&mut self, element: &'static Element, number: u16, vcpu: &Vcpu) {
-        let size = HEADER.saturating_add(element.len.into());
-        if self.bytes.remaining_capacity() < size {
-            return;
-        }
-        let id = element.id.saturating_add(number);
+        let [id_high, id_low] = element.id.saturating_add(number).to_be_bytes();
+        let [len_high, len_low] = element.len.to_be_bytes();
+        let head_bytes = [id_high, id_low, len_high, len_low];
         let words = element.read(vcpu, number);
-        let [first, ..] = words;
-        self.append(id.to_be_bytes());
-        self.append(element.len.to_be_bytes());
-        // The length that nearly all have goes without a detour.
-        if element.len == 8 {
-            self.append(first.to_be_bytes());
+        // The length that nearly all have goes in one piece.
+        let added = if element.len == 8 {
+            let [first, ..] = words;
+            let mut all = [0; 12];
+            let (head, value) = all.split_at_mut(HEADER);
+            head.copy_from_slice(&head_bytes);
+            value.copy_from_slice(&first.to_be_bytes());
+            self.bytes.try_extend_from_slice(&all)
         } else {
-            let value = element.bytes(words);
+            let mut all = [0; HEADER + 24];
+            let (head, value) = all.split_at_mut(HEADER);
+            head.copy_from_slice(&head_bytes);
+            value.copy_from_slice(&element.bytes(words));
+            let size = HEADER.saturating_add(element.len.into());
             self.bytes
-                .extend(value.into_iter().take(element.len.into()));
+                .try_extend_from_slice(all.get(..size).unwrap_or(&all))
+        };
+        if added.is_ok() {
+            self.count = self.count.saturating_add(1);
         }
-        self.count = self.count.saturating_add(1);
-    }
-
-    fn append<const N: usize>(&mut self, bytes: [u8; N]) {
-        // There is room: `put` looked.
-        let _ = self.bytes.try_extend_from_slice(&bytes);
     }
 
     /// The finished buffer.
