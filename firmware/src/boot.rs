@@ -65,6 +65,8 @@ fn stage<T>(stage: Stage, machine: &Machine, body: impl FnOnce() -> Result<T, Fa
 
 /// Boots and hands over; every failure ends in one line and a stopped machine.
 pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
+    #[cfg(debug_assertions)]
+    isa::lock::check_order(|| &crate::thread::this_thread().locks_held);
     let pvr = isa::spr::mfspr::<Pvr>();
     let machine = start_console(entry, chip, pvr);
     let (inputs, blob) = stage(Stage::Tree, machine, || tree(entry));

@@ -11,7 +11,7 @@ use isa::timebase::{self, Deadline, Ticks, delay};
 use nest::bt::{self, BT_PORT, Bt};
 use nest::hiomap::Hiomap;
 use nest::ipmi::{self, IpmiError, Transport};
-use nest::lock::{Mutex, MutexGuard, lock_within};
+use nest::lock::{Mutex, MutexGuard, lock_within, rank};
 use nest::lpc::{CiLpc, IoSpace};
 use nest::rtc::{self, Rtc};
 use nest::uart::{self, CONSOLE_PORT, Uart};
@@ -67,12 +67,12 @@ impl fmt::Display for PowerError {
 #[derive(Debug)]
 pub struct Devices<L: 'static> {
     bus: &'static L,
-    uart: Mutex<Option<Uart<&'static L>>>,
+    uart: Mutex<Option<Uart<&'static L>>, rank::Uart>,
     /// 0, or 1 + the time base when the UART was first found taken and has been since.
     uart_taken: AtomicU64,
-    clock: Mutex<Option<Rtc<&'static L>>>,
-    bmc: Mutex<Option<Bt<&'static L>>>,
-    flash: Mutex<Option<Hiomap>>,
+    clock: Mutex<Option<Rtc<&'static L>>, rank::Clock>,
+    bmc: Mutex<Option<Bt<&'static L>>, rank::Bmc>,
+    flash: Mutex<Option<Hiomap>, rank::Flash>,
 }
 
 /// The devices of the real machine.
@@ -170,7 +170,7 @@ impl<L: IoSpace> Devices<L> {
     }
 
     /// The UART, unless another has it.
-    fn try_uart(&self) -> Option<MutexGuard<'_, Option<Uart<&'static L>>>> {
+    fn try_uart(&self) -> Option<MutexGuard<'_, Option<Uart<&'static L>>, rank::Uart>> {
         let uart = self.uart.try_lock();
         if uart.is_some() {
             self.uart_taken.store(0, Ordering::Relaxed);
@@ -286,7 +286,7 @@ impl<L: IoSpace> Devices<L> {
 
     /// The place of the flash's driver; [`crate::flash`] fills and uses it. Whoever holds it may ask the BMC, not the other way
     /// round.
-    pub const fn flash_driver(&self) -> &Mutex<Option<Hiomap>> {
+    pub const fn flash_driver(&self) -> &Mutex<Option<Hiomap>, rank::Flash> {
         &self.flash
     }
 

@@ -46,6 +46,9 @@ pub struct Thread {
     pub exception_depth: AtomicU32,
     /// The processor id register.
     pub pir: AtomicU32,
+    /// Which locks it holds, see [`isa::lock`].
+    #[cfg(debug_assertions)]
+    pub locks_held: AtomicU64,
 }
 
 /// Memory for one thread. The boot thread's and the parked threads' are static, the others come from the memory stage.
@@ -81,6 +84,8 @@ impl ThreadBlock {
                 guest_scratch: [Z; 6],
                 exception_depth: AtomicU32::new(0),
                 pir: AtomicU32::new(0),
+                #[cfg(debug_assertions)]
+                locks_held: Z,
             },
             stacks: [Z; (BLOCK_SIZE - size_of::<Thread>()) / 8],
         }

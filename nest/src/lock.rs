@@ -1,27 +1,13 @@
-//! The lock of this project: a ticket lock whose waiters let the core's other threads run.
-//!
-//! The surprising fact: machine checks and system resets arrive while a lock is held, so their paths use `try_lock` only.
+//! The lock of this project, with its place in the order of all locks: see [`isa::lock`], which crates that know no
+//! device share with this one.
 
-/// Lets the sibling threads run while we wait.
-pub struct SmtRelax;
-
-impl spin::RelaxStrategy for SmtRelax {
-    #[inline(always)]
-    fn relax() {
-        isa::priority::relax();
-    }
-}
-
-/// First come, first served.
-pub type Mutex<T> = spin::mutex::TicketMutex<T, SmtRelax>;
-/// What holds a [`Mutex`].
-pub type MutexGuard<'a, T> = spin::mutex::TicketMutexGuard<'a, T, SmtRelax>;
+pub use isa::lock::{Mutex, MutexGuard, Rank, rank};
 
 /// Takes a lock, or gives up after `patience`: for code that may have interrupted the holder.
-pub fn lock_within<T>(
-    lock: &Mutex<T>,
+pub fn lock_within<T, R: Rank>(
+    lock: &Mutex<T, R>,
     patience: isa::timebase::Ticks,
-) -> Option<MutexGuard<'_, T>> {
+) -> Option<MutexGuard<'_, T, R>> {
     isa::timebase::Deadline::after(patience).wait_for(|| lock.try_lock())
 }
 
@@ -33,7 +19,7 @@ mod tests {
     #[test]
     fn a_lock_that_stays_held_is_given_up() {
         fake::set_step(Ticks::from_ms(1));
-        let lock = Mutex::new(7);
+        let lock: Mutex<_> = Mutex::new(7);
         let held = lock_within(&lock, Ticks::from_ms(10));
         assert_eq!(held.as_deref(), Some(&7));
         assert!(lock_within(&lock, Ticks::from_ms(10)).is_none());

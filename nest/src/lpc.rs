@@ -13,7 +13,7 @@ use core::fmt;
 use bitflags::bitflags;
 use isa::addr::Ra;
 
-use crate::lock::{Mutex, MutexGuard};
+use crate::lock::{Mutex, MutexGuard, rank};
 use crate::mmio::{CiMmio, Mmio, Reg};
 
 /// The OPB, as a register window: everything on LPC is an address in it.
@@ -114,7 +114,7 @@ impl<B: IoSpace + ?Sized> IoSpace for &B {
 pub struct Lpc<M> {
     mmio: M,
     /// Held by whoever does more than one access in a row to the host controller.
-    controller: Mutex<Controller>,
+    controller: Mutex<Controller, rank::Lpc>,
 }
 
 /// Evidence that the controller's lock is held.
@@ -278,7 +278,7 @@ struct FirmwareSpace<'a, M> {
 }
 
 impl<'a, M: Mmio<Opb>> FirmwareSpace<'a, M> {
-    fn new(mmio: &'a M, _held: &'a MutexGuard<'_, Controller>) -> Self {
+    fn new(mmio: &'a M, _held: &'a MutexGuard<'_, Controller, rank::Lpc>) -> Self {
         Self {
             mmio,
             segment: None,

@@ -39,7 +39,7 @@ use core::fmt;
 
 use isa::addr::Ra;
 
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 use crate::scom::{ChipIndex, ScomError};
 use controller::Controller;
 use memory::{SOURCES_LOG2, TableMemory};
@@ -235,7 +235,7 @@ pub struct Xive<W, T> {
     blocks: u8,
     tables: T,
     /// Taken before any chip's lock.
-    vps: Mutex<VpBlocks>,
+    vps: Mutex<VpBlocks, rank::XiveProcessors>,
 }
 
 impl<W: Windows, T: TableMemory> Xive<W, T> {

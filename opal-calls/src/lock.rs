@@ -12,19 +12,8 @@ use isa::timebase::{Deadline, Ticks};
 
 use crate::args::Server;
 
-/// Lets the other threads of the core run while this one waits.
-#[derive(Debug)]
-pub struct SmtRelax;
-
-impl spin::RelaxStrategy for SmtRelax {
-    #[inline(always)]
-    fn relax() {
-        isa::priority::relax();
-    }
-}
-
-/// A fair spin lock.
-pub type Mutex<T> = spin::mutex::TicketMutex<T, SmtRelax>;
+/// A fair spin lock, the last in the order of locks but for the machine's own.
+pub use isa::lock::Mutex;
 
 /// How long a holder may take before it counts as stopped inside. A console call under load takes microseconds.
 const PATIENCE: Ticks = Ticks::from_ms(100);

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use core::num::NonZeroU16;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use spin::Mutex;
+use isa::lock::{Mutex, rank};
 
 use crate::error::HCode;
 use crate::xive::Exploitation;
@@ -173,7 +173,7 @@ impl Controller {
 
 /// A partition's interrupt controller.
 pub struct Xics {
-    state: Mutex<State>,
+    state: Mutex<State, rank::Interrupts>,
     /// Per server: whether its external interrupt line is up. Written under the lock, read without.
     lines: Box<[AtomicBool]>,
 }

@@ -18,9 +18,9 @@ use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use isa::addr::Gra;
 use isa::context::{Changed, GuestContext};
+use isa::lock::{Mutex, rank};
 use isa::lpcr::{Hfscr, Lpcr};
 use isa::msr::Msr;
-use spin::Mutex;
 
 use crate::guest_ram::GuestRam;
 use crate::host::Host;
@@ -122,9 +122,9 @@ impl RunState {
 
 /// The part of a vCPU that others can touch.
 pub struct Vcpu {
-    run: Mutex<RunState>,
+    run: Mutex<RunState, rank::RunState>,
     /// Its areas in the partition's memory.
-    pub(crate) registrations: Mutex<Registrations>,
+    pub(crate) registrations: Mutex<Registrations, rank::Registrations>,
     /// It gave its processor away and was not dispatched since.
     ceded: AtomicBool,
     /// H_PROD came and no H_CEDE or H_CONFER took it.
@@ -224,7 +224,7 @@ pub struct Partition {
     /// First doubleword of its partition-table entry: the root of its partition-scoped tree.
     pub(crate) radix_root: u64,
     /// Second doubleword: the process table; 0 when none is registered.
-    pub(crate) process_table: Mutex<u64>,
+    pub(crate) process_table: Mutex<u64, rank::ProcessTable>,
     /// [`CHOSEN`] bits as they are now.
     lpcr: AtomicU64,
     /// How many vCPUs are not stopped.

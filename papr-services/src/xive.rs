@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
 use isa::addr::{Gra, Ra};
-use spin::Mutex;
+use isa::lock::{Mutex, rank};
 
 use crate::error::{Answer, HCode, Outputs};
 use crate::guest_ram::GuestRam;
@@ -265,7 +265,7 @@ fn aligned(ram: &GuestRam, page: u64, bytes: u64) -> Option<Ra> {
 pub struct Exploitation {
     hardware: Box<dyn Hardware>,
     store_eoi: bool,
-    state: Mutex<State>,
+    state: Mutex<State, rank::Interrupts>,
 }
 
 /// How many sources a partition with that many vCPUs has for inter-processor interrupts. They are numbered from 0.

@@ -7,11 +7,11 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 
 use linked_list_allocator::Heap;
-use nest::lock::Mutex;
+use nest::lock::{Mutex, rank};
 
 use crate::memory::HEAP;
 
-struct FirmwareHeap(Mutex<Heap>);
+struct FirmwareHeap(Mutex<Heap, rank::Heap>);
 
 #[global_allocator]
 static ALLOCATOR: FirmwareHeap = FirmwareHeap(Mutex::new(Heap::empty()));

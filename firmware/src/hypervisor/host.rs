@@ -7,11 +7,11 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use isa::addr::Ra;
+use isa::lock::{Mutex, rank};
 use isa::timebase::{Deadline, Ticks};
 use log::warn;
 use papr_services::host::{DateTime, DeviceError, Flush, Host};
 use papr_services::partition::Partition;
-use spin::mutex::SpinMutex;
 
 use super::interrupts::PartitionInterrupts;
 use super::partition_table::PartitionTable;
@@ -64,7 +64,7 @@ pub(super) struct Shared {
     pub(super) interrupts: Option<&'static PartitionInterrupts>,
     /// The page of exit counters.
     pub(super) exit_counters: &'static [AtomicU64],
-    pub(super) terminal: SpinMutex<Terminal>,
+    pub(super) terminal: Mutex<Terminal, rank::Terminal>,
     /// The partition ends: threads leave their guests for good.
     pub(super) stopping: AtomicBool,
     /// How many have.

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use isa::addr::{Gra, Ra};
 use isa::barrier::{isync, ptesync};
 use isa::context::GuestContext;
+use isa::lock::Mutex;
 use isa::lpcr::Lpcr;
 use isa::spr::{self, mfspr, mtspr};
 use log::{error, info};
@@ -24,7 +25,6 @@ use papr_services::partition::{Characteristics, NestedShare, Partition, Policy, 
 use papr_services::radix::{BuildError, PageKind, PartitionTree, build_partition_tree};
 use papr_services::tree::TreeError;
 use papr_services::{exit_counters, rtas};
-use spin::mutex::SpinMutex;
 
 use super::host::{Services, Shared, partition_table_control};
 use super::interrupts::PartitionInterrupts;
@@ -228,7 +228,7 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         is_qemu,
         interrupts,
         exit_counters: counters.1,
-        terminal: SpinMutex::default(),
+        terminal: Mutex::default(),
         stopping: AtomicBool::new(false),
         home: AtomicUsize::new(0),
     };

@@ -9,6 +9,7 @@ pub mod barrier;
 pub mod cache;
 pub mod cix;
 pub mod context;
+pub mod lock;
 pub mod lpcr;
 pub mod msr;
 pub mod priority;

@@ -11,7 +11,7 @@ use super::registers::{PAGE, Windows, esb};
 use super::tables::{Eas, End, Index, Nvp, Vsd, low32};
 use super::{Capabilities, HW_THREADS, HW_VP_BASE, Pages, SourceGroup, XiveError};
 use crate::chip::AddressMap;
-use crate::lock::{Mutex, MutexGuard};
+use crate::lock::{Mutex, MutexGuard, rank};
 use crate::mmio::{Mmio, Reg};
 use crate::scom::ChipIndex;
 
@@ -37,7 +37,7 @@ pub(crate) struct Controller<W> {
     pub(crate) memory: XiveMemory,
     pub(crate) map: AddressMap,
     pub(crate) capabilities: Capabilities,
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mutex<State, rank::XiveController>,
 }
 
 /// What is allocated.
@@ -101,7 +101,7 @@ impl<W: Windows> Controller<W> {
 pub(crate) struct Locked<'a, W, T> {
     pub(crate) chip: &'a Controller<W>,
     pub(crate) tables: &'a T,
-    state: MutexGuard<'a, State>,
+    state: MutexGuard<'a, State, rank::XiveController>,
 }
 
 impl<W: Windows, T: TableMemory> Locked<'_, W, T> {

@@ -4,8 +4,7 @@
 //! hardware; its memory, its LPID and its share of the quotas come back when the last `Arc` goes, because each is
 //! owned by a field that gives itself back.
 //!
-//! Lock order: registry, then a guest's vCPU map, then a vCPU's slot, then the guest's settings, then what the shadow
-//! and the pools lock. No lock is held while a guest runs.
+//! The order of locks is in [`isa::lock::rank`]. No lock is held while a guest runs, or while a thread is waited for.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -13,8 +12,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use isa::addr::{Gra, Nra};
+use isa::lock::{Mutex, rank};
 use isa::pte::{ROOT_BYTES, pate_process_table, pate_root};
-use spin::Mutex;
 
 use super::Env;
 use super::buffer::{Bad, Item};
@@ -51,8 +50,8 @@ pub struct Guest {
     id: u32,
     /// Its tables. Before [`Self::lease`] in drop order: the LPID is free only after them.
     pub(super) shadow: Shadow,
-    pub(super) settings: Mutex<Settings>,
-    vcpus: Mutex<BTreeMap<u16, Arc<Slot>>>,
+    pub(super) settings: Mutex<Settings, rank::GuestSettings>,
+    vcpus: Mutex<BTreeMap<u16, Arc<Slot>>, rank::GuestVcpus>,
     /// vCPUs that are in a run.
     running: AtomicU32,
     /// No run starts any more, and those under way end.
@@ -278,7 +277,7 @@ pub(super) struct Registry {
     pub(super) account: Arc<Account>,
     pub(super) tables: Arc<TableQuota>,
     lpids: Arc<Lpids>,
-    entries: Mutex<Vec<Entry>>,
+    entries: Mutex<Vec<Entry>, rank::Guests>,
 }
 
 impl Registry {

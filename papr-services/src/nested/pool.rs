@@ -13,8 +13,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::addr::Ra;
+use isa::lock::{Mutex, rank};
 use isa::pte::{NEXT_SIZE, NEXT_TABLE, Pte};
-use spin::mutex::SpinMutex;
 
 use self::free::FreeTables;
 use crate::radix::{Changed, GrowTables, Level, TableMem, TableMemMut, is_directory};
@@ -113,7 +113,7 @@ pub enum BadPool {
 pub struct TablePool {
     base: Ra,
     memory: &'static [AtomicU64],
-    free: SpinMutex<FreeTables>,
+    free: Mutex<FreeTables, rank::TablePool>,
 }
 
 impl TablePool {
@@ -136,7 +136,7 @@ impl TablePool {
         Ok(Self {
             base,
             memory,
-            free: SpinMutex::new(FreeTables::new(chunks)),
+            free: Mutex::new(FreeTables::new(chunks)),
         })
     }
 

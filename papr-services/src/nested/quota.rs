@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use spin::Mutex;
+use isa::lock::{Mutex, rank};
 
 /// What a partition may use up for its guests. The firmware chooses them so that all partitions together fit in its
 /// heap: an allocation within the quotas does not fail.
@@ -101,7 +101,7 @@ impl Drop for Charge {
 /// Hardware logical partition ids for guests. One machine has one of these.
 pub struct Lpids {
     range: Range<u32>,
-    used: Mutex<Vec<u64>>,
+    used: Mutex<Vec<u64>, rank::Lpids>,
 }
 
 impl Lpids {

@@ -40,8 +40,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use isa::addr::{Gra, Nra, Ra};
+use isa::lock::{Mutex, rank};
 use isa::pte::{self, PageSize};
-use spin::mutex::SpinMutex;
 
 use self::composition::Composition;
 pub use self::page_fault::{Access, Outcome, PageFault, cause};
@@ -76,10 +76,10 @@ pub struct Shadow {
     lpid: u32,
     quota: Arc<TableQuota>,
     root_ra: Ra,
-    owned: SpinMutex<Owned>,
+    owned: Mutex<Owned, rank::ShadowReserve>,
     /// Hardware may know the root: it was asked for, and no flush has run since the partition-table entry went.
     in_hardware: AtomicBool,
-    state: SpinMutex<State>,
+    state: Mutex<State, rank::Shadow>,
     installed: [AtomicU64; 4],
 }
 
@@ -121,12 +121,12 @@ impl Shadow {
             lpid,
             quota,
             root_ra: root.ra(),
-            owned: SpinMutex::new(Owned {
+            owned: Mutex::new(Owned {
                 root: Some(root),
                 ..Owned::default()
             }),
             in_hardware: AtomicBool::new(false),
-            state: SpinMutex::new(State {
+            state: Mutex::new(State {
                 table: None,
                 hand: 0,
             }),

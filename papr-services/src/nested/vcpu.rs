@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use isa::addr::Gra;
 use isa::context::GuestContext;
-use spin::Mutex;
+use isa::lock::{Mutex, rank};
 
 use super::quota::Charge;
 
@@ -92,7 +92,7 @@ impl Vcpu {
 
 /// Where an idle vCPU lies, and who runs it meanwhile.
 pub(super) struct Slot {
-    idle: Mutex<Option<Box<Vcpu>>>,
+    idle: Mutex<Option<Box<Vcpu>>, rank::VcpuSlot>,
     /// The vCPU of the partition that runs it, or [`NOBODY`].
     runner: AtomicU32,
 }

@@ -181,7 +181,7 @@ impl Caller<'_> {
                     0,
                     &[(3, 0x0f00_0005u32.to_be_bytes().to_vec())],
                 ),
-                &[HCode::H_P2, HCode::H_IN_USE],
+                &[HCode::H_P2, HCode::H_INVALID_ELEMENT_VALUE],
             ),
             7 => allowed(
                 &self.nested.delete(&self.env, 0, guest),

@@ -48,8 +48,9 @@ struct Tally {
     guest: AtomicU64,
     /// Root of the tree of all guests.
     root: AtomicU64,
-    /// What happened: runs that were entered, changes, refusals because of the others.
+    /// What happened: runs that were made, and that were tried, changes, refusals because of the others.
     runs: AtomicU64,
+    tried: AtomicU64,
     changes: AtomicU64,
     refused: AtomicU64,
     /// The longest call, ticks, and the sum of those.
@@ -67,6 +68,7 @@ static TALLY: Tally = Tally {
     guest: AtomicU64::new(0),
     root: AtomicU64::new(0),
     runs: AtomicU64::new(0),
+    tried: AtomicU64::new(0),
     changes: AtomicU64::new(0),
     refused: AtomicU64::new(0),
     longest: AtomicU64::new(0),
@@ -189,6 +191,7 @@ impl Caller {
 
     /// Runs a vCPU: the code, and the reason if that is 0.
     fn run(&self, flags: u64, guest: u64, vcpu: u64) -> (i64, u64) {
+        TALLY.count(&TALLY.tried);
         let ret = hcall(H_GUEST_RUN_VCPU, [flags, guest, vcpu]);
         if ret.code() == 0 {
             TALLY.count(&TALLY.runs);

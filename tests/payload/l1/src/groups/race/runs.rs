@@ -60,7 +60,10 @@ pub(super) fn run_and_delete(number: usize) {
             for vcpu in VCPUS {
                 TALLY.allow(0x11, me.prepare(guest, vcpu, nia, msr, &[]), &[0]);
             }
+            let tried = TALLY.tried.load(Ordering::SeqCst);
             TALLY.guest.store(guest, Ordering::SeqCst);
+            // The others may not have a processor just now.
+            crate::threads::wait(|| TALLY.tried.load(Ordering::SeqCst) != tried);
             me.pause(100_000);
             TALLY.allow(0x12, delete(guest), &[0]);
             TALLY.guest.store(0, Ordering::SeqCst);
