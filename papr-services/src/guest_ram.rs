@@ -10,6 +10,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use arrayvec::ArrayVec;
 use isa::addr::{Gra, Ra};
 
+use crate::sync::point;
+
 /// Most extents a partition can have.
 pub const MAX_EXTENTS: usize = 16;
 
@@ -149,6 +151,7 @@ impl GuestRam {
     /// # Errors
     /// [`OutOfRange`] when it is not memory, or not aligned.
     pub fn word(&self, gra: Gra) -> Result<&'static AtomicU64, OutOfRange> {
+        point();
         let err = OutOfRange { gra, len: 8 };
         let (extent, offset) = self.find(gra).filter(|_| gra.is_aligned(8)).ok_or(err)?;
         let index = usize::try_from(offset >> 3).map_err(|_| err)?;
@@ -159,6 +162,7 @@ impl GuestRam {
     /// one extent.
     #[must_use]
     pub fn words(&self, gra: Gra, count: usize) -> Option<&'static [AtomicU64]> {
+        point();
         let (extent, offset) = self.find(gra).filter(|_| gra.is_aligned(8))?;
         let start = usize::try_from(offset >> 3).ok()?;
         extent.memory.get(start..start.checked_add(count)?)

@@ -38,6 +38,7 @@ pub mod radix;
 pub mod rtas;
 pub mod serve;
 mod set_mode;
+mod sync;
 pub mod table;
 pub mod term;
 pub mod tree;

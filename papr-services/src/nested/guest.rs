@@ -9,7 +9,7 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::addr::{Gra, Nra};
 use isa::lock::{Mutex, rank};
@@ -26,6 +26,7 @@ use super::vcpu::{Slot, VCPU_BYTES, Vcpu};
 use crate::error::HCode;
 use crate::host::{Flush, Host};
 use crate::level::Level;
+use crate::sync::{AtomicBool, AtomicU32, fence};
 
 /// Highest vCPU id.
 pub const MAX_VCPU_ID: u16 = 2047;
@@ -437,7 +438,8 @@ impl Registry {
         let all = env
             .host
             .wait_until(|| !guests.iter().any(|guest| guest.is_running()));
-        for guest in guests.iter().filter(|guest| !guest.is_running()) {
+        // Once it was seen without a run, what is seen of one is about to find that there are none any more.
+        for guest in guests.iter().filter(|guest| all || !guest.is_running()) {
             self.remove(env, guest.id().into())?;
         }
         if all { Ok(()) } else { Err(HCode::H_BUSY) }

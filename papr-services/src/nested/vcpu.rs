@@ -5,13 +5,14 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use isa::addr::Gra;
 use isa::context::GuestContext;
 use isa::lock::{Mutex, rank};
 
 use super::quota::Charge;
+use crate::sync::{AtomicU32, fence};
 
 /// A registered buffer in the partition's memory. It was inside that memory when it was registered and is checked
 /// again whenever it is used.
