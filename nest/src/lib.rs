@@ -12,6 +12,7 @@ pub mod core_control;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fakes;
 pub mod hiomap;
+pub mod i2c;
 pub mod ipmi;
 pub mod lock;
 pub mod lpc;

@@ -239,7 +239,7 @@ crate::opal_calls! {
     /// Fetches an IPMI message of the BMC.
     108 OPAL_IPMI_RECV(interface: IpmiInterface, msg: OsAddr, len: OsAddr)              served Ipmi;
     /// Reads from or writes to an I2C device.
-    109 OPAL_I2C_REQUEST(token: AsyncToken, bus: I2cBus, request: OsAddr)               absent I2c;
+    109 OPAL_I2C_REQUEST(token: AsyncToken, bus: I2cBus, request: OsAddr)               served I2c;
     /// Reads flash.
     110 OPAL_FLASH_READ(id: FlashId, offset: u64, buf: OsAddr, size: u64, token: AsyncToken) absent Flash;
     /// Writes flash.

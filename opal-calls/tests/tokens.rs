@@ -16,7 +16,7 @@ fn repository() -> PathBuf {
 const DISPATCH: &str = "firmware/src/opal/serve.rs";
 
 /// Who does the work when an arm says this; the dispatcher itself when it says none of them.
-const WHERE: [(&str, &str); 16] = [
+const WHERE: [(&str, &str); 17] = [
     ("self.console", "opal-calls/src/console.rs"),
     ("self.messages", "opal-calls/src/messages.rs"),
     ("self.quiesce", "opal-calls/src/quiesce.rs"),
@@ -24,6 +24,7 @@ const WHERE: [(&str, &str); 16] = [
     ("ipmi.", "opal-calls/src/ipmi.rs"),
     ("Power::", "opal-calls/src/power.rs"),
     ("self.power", "opal-calls/src/power.rs"),
+    ("self.i2c", "opal-calls/src/i2c.rs"),
     ("hmi::", "opal-calls/src/hmi.rs"),
     ("device_tree::", "opal-calls/src/device_tree.rs"),
     ("nest_mmu::", "opal-calls/src/nest_mmu.rs"),

@@ -6,6 +6,7 @@
 
 pub mod clock;
 mod cpu_features;
+pub mod i2c;
 pub mod ipmi;
 pub mod kernel;
 pub mod nvram;

@@ -19,6 +19,7 @@ use opal_calls::console::Console;
 use opal_calls::entry::{Depth, Pace, check_nesting, pace};
 use opal_calls::error::{Answer, OpalError, SUCCESS, to_r3};
 use opal_calls::events::Events;
+use opal_calls::i2c::I2c;
 use opal_calls::ipmi::{Ipmi, Wish};
 use opal_calls::messages::{Kind, Message, Messages};
 use opal_calls::os_memory::OsMemory as _;
@@ -32,6 +33,7 @@ use super::buses::{NestMmuUnits, scom_code, scom_place};
 use super::clock;
 use super::console::UartPort;
 use super::entry::{Request, give_up_stack};
+use super::i2c::{Driven, I2cBuses};
 use super::ipmi::BmcPort;
 use super::maintenance::Registers;
 use super::occ::Occs;
@@ -62,6 +64,8 @@ pub(super) struct Opal {
     pub(super) nvram: Mutex<Nvram>,
     pub(super) xscom: SharedScom,
     pub(super) nest_mmus: Vec<Unit>,
+    pub(super) i2c: I2c,
+    pub(super) i2c_buses: I2cBuses,
     pub(super) occs: Occs,
     pub(super) power: Power,
     pub(super) tree: KeptTree,
@@ -282,6 +286,18 @@ impl Opal {
             } => self
                 .power
                 .set_ratio(&self.occs, &self.messages, handle, token, ratio),
+            Call::OPAL_I2C_REQUEST {
+                token,
+                bus,
+                request,
+                ..
+            } => {
+                let buses = Driven(&self.i2c_buses, &self.xscom);
+                let answer =
+                    (self.i2c).request(&buses, &self.messages, &self.os, token, bus, request);
+                self.poll_i2c();
+                answer
+            }
             Call::OPAL_HANDLE_HMI { .. } => {
                 let _ = hmi::handle(&self.registers(thread), &self.messages, &self.events);
                 SUCCESS
@@ -423,6 +439,12 @@ impl Opal {
         SUCCESS
     }
 
+    /// Moves transfers on. Who asks for one, or polls, looks for its end by itself.
+    fn poll_i2c(&self) {
+        let buses = Driven(&self.i2c_buses, &self.xscom);
+        let _ = (self.i2c).poll(&buses, &self.messages, &self.events, &self.os);
+    }
+
     /// The registers of the thread that asks.
     const fn registers(&self, thread: &OpalThread) -> Registers<'_> {
         Registers {
@@ -436,6 +458,7 @@ impl Opal {
     /// Moves on what others do for the kernel. Who polls needs no interrupt to look again.
     fn poll_devices(&self) {
         let _ = self.power.poll(&self.occs, &self.messages, &self.events);
+        self.poll_i2c();
         if let Some((ipmi, bmc)) = &self.ipmi {
             bt::serve_interrupt(self.machine.bus());
             let _ = ipmi.poll(bmc, &self.events);

@@ -15,6 +15,7 @@ use nest::scom::ChipIndex;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::console::Console;
 use opal_calls::events::{EventSet, Events};
+use opal_calls::i2c::I2c;
 use opal_calls::ipmi::Ipmi;
 use opal_calls::messages::Messages;
 use opal_calls::os_memory::BadRanges;
@@ -29,6 +30,7 @@ use papr_services::tree::{Node, TreeError};
 use super::clock::Rtc;
 use super::console::UartPort;
 use super::entry::{self, BY_PIR, Launch};
+use super::i2c::I2cBuses;
 use super::ipmi::{self, BmcPort};
 use super::kernel::Kernel;
 use super::occ::Occs;
@@ -210,6 +212,7 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         Some((chip, Occ::new(ram::occ_area(&mut xscom, chip)?)?))
     }));
     occs.describe(&mut tree.root);
+    let i2c_buses = I2cBuses::find(&mut tree.root);
     let events = Events::new();
     let ipmi = handover.machine.has_bmc().then(|| {
         let event = events.allocate().unwrap_or(EventSet::NONE);
@@ -243,6 +246,9 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
     if ipmi.is_some() {
         have = have.with(Facility::Ipmi);
     }
+    if !i2c_buses.is_empty() {
+        have = have.with(Facility::I2c);
+    }
     if !occs.is_empty() {
         have = have.with(Facility::Occ);
     }
@@ -262,6 +268,8 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         nvram: Mutex::new(nvram),
         xscom: Mutex::new(xscom),
         nest_mmus,
+        i2c: I2c::new(),
+        i2c_buses,
         occs,
         power: Power::new(),
         tree: KeptTree::new(tree.root),

@@ -35,8 +35,15 @@ fn chips(root: &Node) -> impl Iterator<Item = (ChipIndex, &Node)> {
     })
 }
 
+/// Whether this is the node of a chip that [`find`] looks at.
+#[must_use]
+pub fn is_chip(node: &Node) -> bool {
+    is_compatible(node, "ibm,xscom") && node.cell("ibm,chip-id").is_some_and(|id| id < 16)
+}
+
 /// The first register of a unit's node.
-fn base(node: &Node) -> Option<ScomAddr> {
+#[must_use]
+pub fn base(node: &Node) -> Option<ScomAddr> {
     let base = node.property("reg")?.first_chunk().copied()?;
     // The top bit marks addresses of another kind.
     let base = u32::from_be_bytes(base);
