@@ -166,9 +166,12 @@ impl Entry {
 
     /// Starts a call that the gate let in.
     pub fn begin(&self, token: u64, now: Ticks) -> Visit {
+        // Not one exchange: only this thread writes the word, and a call that comes between restores it.
+        let interrupted = self.token.load(Ordering::Relaxed);
+        self.token.store(token, Ordering::Relaxed);
         Visit {
             at: now,
-            interrupted: self.token.swap(token, Ordering::Relaxed),
+            interrupted,
         }
     }
 
@@ -209,10 +212,13 @@ pub enum Pace {
     TooLong,
 }
 
+/// What no call needs to be judged for.
+pub const PROMPT: Ticks = Ticks::from_ms(100);
+
 /// Judges the length of a call.
 #[must_use]
 pub fn pace(row: &Row, length: Ticks) -> Pace {
-    if row.flags.slow || length <= Ticks::from_ms(100) {
+    if row.flags.slow || length <= PROMPT {
         Pace::Fine
     } else if length < Ticks::from_s(1) {
         Pace::Long

@@ -16,7 +16,7 @@ use nest::xscom::{CiXscom, Xscom};
 use opal_calls::args::{Isn, OsAddr, Server, ServerOrOthers};
 use opal_calls::calls::{self, Call};
 use opal_calls::console::Console;
-use opal_calls::entry::{Depth, Pace, check_nesting, pace};
+use opal_calls::entry::{Depth, PROMPT, Pace, check_nesting, pace};
 use opal_calls::error::{Answer, OpalError, SUCCESS, to_r3};
 use opal_calls::events::Events;
 use opal_calls::i2c::I2c;
@@ -93,8 +93,9 @@ pub(super) fn call(request: &Request, thread: &'static OpalThread) -> u64 {
     let length = thread.entry.end(&visit, ended);
     let r3 = to_r3(answer);
     thread.trace.leave(&mark, ended, r3);
-    if let Some(row) = calls::row(request.token)
+    if length > PROMPT
         && !depth.is_nested()
+        && let Some(row) = calls::row(request.token)
     {
         report_pace(row, length);
     }
@@ -112,7 +113,9 @@ fn report_pace(row: &Row, length: Ticks) {
 impl Opal {
     fn answer(&self, request: &Request, thread: &'static OpalThread, depth: Depth) -> Answer {
         let me = Server(u64::from(thread.pir));
-        if let Some(row) = calls::row(request.token) {
+        if depth.is_nested()
+            && let Some(row) = calls::row(request.token)
+        {
             check_nesting(row, depth, self.quiesce.waives_nesting(me))?;
         }
         let call = calls::admit(request.token, request.regs, self.have)?;
