@@ -11,6 +11,7 @@ mod interrupts;
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use isa::addr::Gra;
 
@@ -77,6 +78,8 @@ pub struct Machine {
     pub clock_hz: u32,
     /// Caches of a core.
     pub caches: Caches,
+    /// That many vCPUs, from each multiple of it on, are one core. It divides their number.
+    pub threads_per_core: u32,
 }
 
 /// Where the loader put things, and what it says to the kernel.
@@ -101,7 +104,7 @@ pub struct PartitionDescription<'a> {
     pub lpid: u32,
     /// Memory: start and bytes, ascending. The first range is the real mode area.
     pub memory: Vec<(Gra, u64)>,
-    /// Number of vCPUs, each a core with one thread: threads of a core would share doorbells, which are not offered.
+    /// Number of vCPUs.
     pub vcpus: u32,
     /// The machine.
     pub machine: Machine,
@@ -157,7 +160,7 @@ fn ranges(ram: &GuestRam) -> Vec<(Gra, u64)> {
 mod phandle {
     /// The interrupt controller.
     pub(in crate::device_tree) const INTERRUPTS: u32 = 0x1111;
-    /// Second-level cache of vCPU 0; the next vCPUs' follow.
+    /// Second-level cache of vCPU 0's core; those of others follow, by their first vCPUs.
     pub(super) const SECOND_LEVEL: u32 = 0x2000;
     /// Third-level cache of vCPU 0.
     pub(super) const THIRD_LEVEL: u32 = 0x3000;
@@ -299,25 +302,35 @@ impl<'a> PartitionDescription<'a> {
 
     fn cpus(&self, cpus: &mut Node) {
         cpus.set("#address-cells", 1u32).set("#size-cells", 0u32);
-        for server in 0..self.vcpus {
+        for core in self.cores() {
             let name = format!("PowerPC,{}", self.policy.level.row().processor);
-            cpus.at(&name, server.into(), 0, |cpu| self.cpu(cpu, server));
+            cpus.at(&name, core.start.into(), 0, |cpu| self.cpu(cpu, core));
         }
-        for server in 0..self.vcpus {
-            self.shared_caches(cpus, server);
+        for core in self.cores() {
+            self.shared_caches(cpus, core.start);
         }
     }
 
-    fn cpu(&self, cpu: &mut Node, server: u32) {
+    /// The vCPUs of each core.
+    fn cores(&self) -> impl Iterator<Item = Range<u32>> + use<> {
+        let (all, size) = (self.vcpus, self.machine.threads_per_core.max(1));
+        let first = (0..all).step_by(usize::try_from(size).unwrap_or(1));
+        first.map(move |first| first..first.saturating_add(size).min(all))
+    }
+
+    fn cpu(&self, cpu: &mut Node, core: Range<u32>) {
         let Machine {
             timebase_hz,
             clock_hz,
             caches,
+            ..
         } = self.machine;
+        let global: Vec<[u32; 2]> = core.clone().map(|server| [server, 0]).collect();
+        let servers: Vec<u32> = core.clone().collect();
         cpu.set("device_type", "cpu")
             .set("status", "okay")
-            .set("ibm,ppc-interrupt-server#s", server)
-            .set("ibm,ppc-interrupt-gserver#s", [server, 0])
+            .set("ibm,ppc-interrupt-server#s", servers)
+            .set("ibm,ppc-interrupt-gserver#s", global)
             .set("cpu-version", self.policy.level.logical_pvr())
             .set("timebase-frequency", timebase_hz)
             .set("clock-frequency", clock_hz)
@@ -337,12 +350,12 @@ impl<'a> PartitionDescription<'a> {
                 .set(&format!("{side}-cache-block-size"), CACHE_LINE);
         }
         if caches.second.is_some() {
-            let next = phandle::SECOND_LEVEL.saturating_add(server);
+            let next = phandle::SECOND_LEVEL.saturating_add(core.start);
             cpu.set("l2-cache", next);
         }
     }
 
-    /// The second and third level of one vCPU's core.
+    /// The second and third level of the core whose first vCPU that is.
     fn shared_caches(&self, cpus: &mut Node, server: u32) {
         let caches = self.machine.caches;
         let [second, third] =

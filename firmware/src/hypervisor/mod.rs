@@ -1,10 +1,11 @@
 //! The resident hypervisor (L0): makes the partition, then runs it and its nested guests until it stops.
 //!
-//! `exits` and `terminal` are pure and tested on the host; the rest exists on the machine only. The life of an exit:
+//! `exits`, `terminal` and `topology` are pure and tested on the host; the rest exists on the machine only. The life of an exit:
 //! vector (`entry/vectors.S`) -> `enter.S` -> [`run`] -> `papr_services` -> `registers` -> `enter.S`.
 
 pub mod exits;
 pub mod terminal;
+pub mod topology;
 
 #[cfg(target_os = "none")]
 mod enter;

@@ -30,6 +30,7 @@ use super::host::{Services, Shared, partition_table_control};
 use super::interrupts::PartitionInterrupts;
 use super::partition_table::PartitionTable;
 use super::run::{End, RunLoop};
+use super::topology::Topology;
 use super::{idle, random, tlb};
 use crate::handover::Handover;
 use crate::machine::PowerAction;
@@ -178,8 +179,13 @@ fn make(handover: Handover) -> Result<Made, StartError> {
     let table = PartitionTable::take();
     let pool = TablePool::new(handover.pool.ra, handover.pool.words).map_err(StartError::Pool)?;
     let tree = build_partition_tree(&pool, &handover.extents).map_err(StartError::Tree)?;
-    let mut threads = Vec::from([this_thread().pir.load(Ordering::Relaxed)]);
-    threads.extend(threads::parked().into_iter().take(handover.blocks.len()));
+    let mut others = threads::parked();
+    others.truncate(handover.blocks.len());
+    let boot = this_thread().pir.load(Ordering::Relaxed);
+    let Topology {
+        threads,
+        threads_per_core,
+    } = Topology::new(boot, &others, &handover.inputs.cores);
     let vcpus = u16::try_from(threads.len())
         .ok()
         .and_then(NonZeroU16::new)
@@ -213,7 +219,7 @@ fn make(handover: Handover) -> Result<Made, StartError> {
     if let Some(interrupts) = interrupts {
         partition = partition.with_exploitation(interrupts.exploitation(vcpus));
     }
-    describe(&partition, &handover)?;
+    describe(&partition, &handover, threads_per_core)?;
 
     let entry = handover.payload.entry;
     let vcpu = partition.boot_context(entry, Gra(KERNEL_AT), DEVICE_TREE);
@@ -269,12 +275,17 @@ fn exit_counters() -> (Ra, &'static [AtomicU64]) {
 }
 
 /// Writes the device tree and the RTAS page into the partition's memory.
-fn describe(partition: &Partition, handover: &Handover) -> Result<(), StartError> {
+fn describe(
+    partition: &Partition,
+    handover: &Handover,
+    threads_per_core: u32,
+) -> Result<(), StartError> {
     let to_u32 = |hz: u64| u32::try_from(hz).unwrap_or(u32::MAX);
     let machine = Machine {
         timebase_hz: to_u32(handover.inputs.timebase_frequency),
         clock_hz: to_u32(handover.inputs.clock_frequency),
         caches: Caches::POWER10,
+        threads_per_core,
     };
     let mut seed = [0; 64];
     for (place, number) in seed.chunks_mut(8).zip(core::iter::from_fn(random::next)) {

@@ -29,6 +29,7 @@ const MACHINE: Machine = Machine {
     timebase_hz: 512_000_000,
     clock_hz: 4_000_000_000,
     caches: Caches::POWER10,
+    threads_per_core: 1,
 };
 
 const BOOT: Boot<'static> = Boot {
@@ -224,6 +225,34 @@ fn a_partition_describes_itself() {
             .is_none()
     );
     assert!(tree.flatten().is_ok());
+}
+
+#[test]
+fn threads_of_a_core_are_one_node() {
+    let policy = policy(Level::Power10);
+    let with = |vcpus, threads_per_core| {
+        let machine = Machine {
+            threads_per_core,
+            ..MACHINE
+        };
+        let tree = PartitionDescription {
+            vcpus,
+            machine,
+            ..description(&policy)
+        };
+        let tree = tree.build().unwrap();
+        let servers = |node: &crate::tree::Node| {
+            let cells = node.property("ibm,ppc-interrupt-server#s")?;
+            Some((node.cell("reg"), cells.len() / 4))
+        };
+        let cpus = tree.root.child("cpus").unwrap().children().to_vec();
+        cpus.iter().filter_map(servers).collect::<Vec<_>>()
+    };
+    assert_eq!(with(8, 4), [(Some(0), 4), (Some(4), 4)]);
+    assert_eq!(with(2, 1), [(Some(0), 1), (Some(1), 1)]);
+    // Wrong descriptions lose no vCPU.
+    assert_eq!(with(3, 2), [(Some(0), 2), (Some(2), 1)]);
+    assert_eq!(with(2, 0), [(Some(0), 1), (Some(1), 1)]);
 }
 
 #[test]
