@@ -85,7 +85,7 @@ impl CommandLine {
 }
 
 /// Whether a partition gets XIVE exploitation mode when nobody says.
-const EXPLOITATION: bool = false;
+const EXPLOITATION: bool = true;
 
 /// Splits at white space outside double quotes, as Linux does.
 fn words(line: &str) -> impl Iterator<Item = &str> {

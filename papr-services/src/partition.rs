@@ -4,7 +4,7 @@
 //! behind a lock. Lock order: **no service holds two of these locks at once**, and none is held over a call to
 //! [`Host::flush`](crate::host::Host::flush), [`Host::kick`](crate::host::Host::kick) or the console. The locks are
 //! [`Vcpu`]'s run state, its registrations ([`crate::vpa`]), those of [`Partition::interrupts`], and the process
-//! table.
+//! table. Below that of exploitation mode are the locks of the interrupt controllers' driver.
 //!
 //! The surprising fact: a vCPU's registers are not here. They are a [`GuestContext`] owned by the thread that runs
 //! it; what others want changed in them (byte order of interrupts, a system reset) is left here and taken over by

@@ -71,9 +71,9 @@ pub const fn opal_group(
 }
 
 /// All boots: everything on each machine, what depends on the level at the lower ones, and what needs threads.
-pub const PAYLOADS: [Payload; 9] = [
-    l1("l1-powernv10", "powernv10", "nidus.mode=papr nidus.xive=on"),
-    l1("l1-powernv11", "powernv11", "nidus.mode=papr"),
+pub const PAYLOADS: [Payload; 10] = [
+    l1("l1-powernv10", "powernv10", "nidus.mode=papr"),
+    l1("l1-powernv11", "powernv11", "nidus.mode=papr xive=off"),
     l1(
         "l1-at-power10",
         "powernv11",
@@ -86,7 +86,15 @@ pub const PAYLOADS: [Payload; 9] = [
     ),
     Payload {
         smp: "4",
-        ..l1("l1-race", "powernv10", "nidus.mode=papr group=race")
+        ..l1("l1-xive", "powernv11", "nidus.mode=papr group=xive,rtas")
+    },
+    Payload {
+        smp: "4",
+        ..l1(
+            "l1-race",
+            "powernv10",
+            "nidus.mode=papr xive=off group=race",
+        )
     },
     opal("opal-powernv10", "powernv10"),
     opal("opal-powernv11", "powernv11"),

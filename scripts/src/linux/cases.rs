@@ -21,6 +21,36 @@ pub(super) fn all_threads_are_online(lines: &[String]) -> Result<(), String> {
     }
 }
 
+/// What Linux says when the interrupt controller is the partition's own affair.
+const EXPLOITATION: &str = "xive: Interrupt handling initialized with spapr backend";
+
+/// L1 has XIVE exploitation mode.
+fn interrupts_by_xive(lines: &[String]) -> Result<(), String> {
+    if lines.iter().any(|line| line.contains(EXPLOITATION)) {
+        Ok(())
+    } else {
+        Err("L1 does not say that it has XIVE".to_owned())
+    }
+}
+
+/// L1 sees the machine's cores.
+fn four_threads_a_core(lines: &[String]) -> Result<(), String> {
+    let says = |line: &String| line.contains("CPU maps initialized for 4 threads per core");
+    if lines.iter().any(says) {
+        Ok(())
+    } else {
+        Err("L1 does not say that its cores have 4 threads".to_owned())
+    }
+}
+
+/// L1 has not: its kernel was told `xive=off`.
+fn interrupts_by_xics(lines: &[String]) -> Result<(), String> {
+    match interrupts_by_xive(lines) {
+        Ok(()) => Err("L1 has XIVE, although it was told xive=off".to_owned()),
+        Err(_) => Ok(()),
+    }
+}
+
 /// The firmware's boot stages, as its own list has them and its own test compares.
 const STAGES: &str = include_str!("../../../tests/golden/boot-stages.txt");
 
@@ -178,15 +208,30 @@ pub fn cases() -> Vec<Case> {
         boot(
             "papr-7.2",
             Choice::new(Mode::Papr),
-            vec![stages_in_their_order],
+            vec![stages_in_their_order, interrupts_by_xive],
         ),
         boot(
             "papr-smp8",
             Choice {
                 smp: "8,cores=2,threads=4".to_owned(),
+                append: "nidus_do=threads".to_owned(),
                 ..Choice::new(Mode::Papr)
             },
-            vec![all_threads_are_online],
+            vec![
+                all_threads_are_online,
+                opal::all_threads_come_and_go,
+                interrupts_by_xive,
+                four_threads_a_core,
+            ],
+        ),
+        boot(
+            "papr-xive-off",
+            Choice {
+                smp: "4".to_owned(),
+                append: "xive=off".to_owned(),
+                ..Choice::new(Mode::Papr)
+            },
+            vec![interrupts_by_xics],
         ),
         boot(
             "papr-6.12",
@@ -227,7 +272,8 @@ pub fn cases() -> Vec<Case> {
                     },
                     Step {
                         expect: "typed-42",
-                        send: "echo start-$((1 + 1)); sleep 1000\n",
+                        // One process group from the first letter on: a signal before `sleep` runs would be the shell's.
+                        send: "sh -c 'echo start-$((1 + 1)); exec sleep 1000'\n",
                     },
                     Step {
                         expect: "start-2",

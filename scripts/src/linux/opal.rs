@@ -40,7 +40,7 @@ fn has_16_gib(lines: &[String]) -> Result<(), String> {
 }
 
 /// Each of eight threads ran a task, and all but the first left and came back.
-fn all_threads_come_and_go(lines: &[String]) -> Result<(), String> {
+pub(super) fn all_threads_come_and_go(lines: &[String]) -> Result<(), String> {
     threads_come_and_go(lines, 8)
 }
 

@@ -27,6 +27,7 @@ mod shadow_rights;
 mod shadow_size;
 mod xive;
 mod xive_arguments;
+mod xive_threads;
 
 use papr_services::table::TABLE;
 

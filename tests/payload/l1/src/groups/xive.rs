@@ -5,7 +5,7 @@ use papr_services::table::number as nr;
 
 use super::hcalls::FUNCTION;
 use super::nested_args::{guest_or_fail, setup};
-use super::xive_arguments;
+use super::{xive_arguments, xive_threads};
 use crate::elements::id;
 use crate::exploitation::{self, Controller, PRIORITY, QUEUE, Source, esb, route};
 use crate::guest::program;
@@ -56,6 +56,8 @@ pub(super) fn run(machine: &Machine) {
     sleep(&controller, &source);
     nested(&controller, &source);
     no_exits(machine, &controller, &source);
+    xive_threads::run(machine, &controller);
+    holds("xive/route-for-reset", route(me, QUEUE, &source, EISN));
     reset(&controller, me, &source);
 }
 
@@ -70,6 +72,8 @@ fn absent() {
 
 /// Vector of the next interrupt, 0 when none comes.
 fn next(ticks: u64) -> u64 {
+    // Not the decrementer's.
+    probe::set_decrementer(0x7fff_ffff);
     probe::wait_interrupt(ticks).map_or(0, |t| t.vector)
 }
 
