@@ -111,6 +111,7 @@ fn good(row: &Row, setup: Setup) -> Option<Good> {
         t::OPAL_SET_POWERCAP | t::OPAL_SET_POWER_SHIFT_RATIO => {
             good_call([0, 1, 0], None).bad_id([code::UNSUPPORTED; 2])
         }
+        t::OPAL_I2C_REQUEST => good_call([1, 1, p0], None),
         t::OPAL_HANDLE_HMI2 => good_call([p0], OK),
         t::OPAL_GET_DEVICE_TREE => good_call([phandle, BUFFER, 0x4000], OK),
         t::OPAL_IPMI_SEND => good_call([0, p0, 3], None),
@@ -137,7 +138,8 @@ fn good(row: &Row, setup: Setup) -> Option<Good> {
 
 /// Pointers that skiboot uses without a look, and ids that it takes for an index: it would stop the machine. Found by
 /// trying.
-const SKIBOOT_TRUSTS: [(u64, &str); 14] = [
+const SKIBOOT_TRUSTS: [(u64, &str); 15] = [
+    (t::OPAL_I2C_REQUEST, "request"),
     (t::OPAL_HANDLE_HMI2, "flags"),
     (t::OPAL_GET_DEVICE_TREE, "buf"),
     (t::OPAL_IPMI_SEND, "msg"),
