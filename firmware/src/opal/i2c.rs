@@ -15,7 +15,7 @@ use opal_calls::error::OpalError;
 use opal_calls::i2c::{Buses, MAX_DATA, Request, What};
 use papr_services::tree::{Bytes, Node};
 
-use super::units;
+use super::units::{self, Unit};
 
 /// The `compatible` string of a master, and what its buses are called for the kernel's driver.
 const MASTER: &str = "ibm,power9-i2cm";
@@ -35,7 +35,7 @@ pub struct I2cBuses {
     buses: Vec<Bus>,
 }
 
-/// The buses below a master: name and port.
+/// The buses below a master: name and port, by port.
 fn ports(master: &Node) -> Vec<(String, u8)> {
     let port = |bus: &Node| {
         u8::try_from(bus.cell("reg")?)
@@ -43,10 +43,12 @@ fn ports(master: &Node) -> Vec<(String, u8)> {
             .filter(|port| *port < 64)
     };
     let buses = master.children().iter();
-    buses
+    let mut ports: Vec<(String, u8)> = buses
         .filter(|bus| bus.name().starts_with("i2c-bus@"))
         .filter_map(|bus| Some((bus.name().into(), port(bus)?)))
-        .collect()
+        .collect();
+    ports.sort_by_key(|(_, port)| *port);
+    ports
 }
 
 impl I2cBuses {
@@ -55,39 +57,27 @@ impl I2cBuses {
     pub fn find(root: &mut Node) -> Self {
         const SPEED: u32 = 400_000;
         let mut all = Self::default();
-        let names: Vec<String> = root.children().iter().map(|n| n.name().into()).collect();
-        for (unit, master) in units::find(root, MASTER) {
+        let mut number = 0_u32;
+        let mut masters: Vec<(Unit, String)> = units::find(root, MASTER)
+            .into_iter()
+            .map(|(unit, node)| (unit, node.name().into()))
+            .collect();
+        masters.sort_by_key(|(unit, _)| (unit.chip, unit.base));
+        for (unit, name) in masters {
+            let chip = units::chip_mut(root, unit.chip);
+            let Some(master) = chip.and_then(|chip| chip.child_mut(&name)) else {
+                continue;
+            };
             let clock = master.cell("clock-frequency").unwrap_or(0);
             let speed = |bus: &Node| bus.cell("bus-frequency");
             let speed = master.children().iter().find_map(speed).unwrap_or(SPEED);
             let engine = all.engines.len();
             let driver = Master::new(unit.chip, unit.base, clock, speed);
             all.engines.push(Mutex::new(driver));
-            let ports = ports(master).into_iter();
-            all.buses
-                .extend(ports.map(|(_, port)| Bus { engine, port }));
-        }
-        // Once more in the same order, to write.
-        let mut number = 0_u32;
-        for name in names {
-            let Some(chip) = root.child_mut(&name) else {
-                continue;
-            };
-            if !units::is_chip(chip) {
-                continue;
-            }
-            let masters = chip.children().iter();
-            let masters: Vec<String> = masters
-                .filter(|unit| units::is_compatible(unit, MASTER) && units::base(unit).is_some())
-                .map(|unit| unit.name().into())
-                .collect();
-            for master in masters {
-                chip.node(&master, |master| {
-                    for (name, _) in ports(master) {
-                        number = number.saturating_add(1);
-                        master.node(&name, |bus| tell(bus, number));
-                    }
-                });
+            for (name, port) in ports(master) {
+                number = number.saturating_add(1);
+                all.buses.push(Bus { engine, port });
+                master.node(&name, |bus| tell(bus, number));
             }
         }
         all
@@ -170,7 +160,7 @@ mod tests {
         root.node("xscom@1", |chip| {
             chip.set("compatible", "ibm,xscom")
                 .set("ibm,chip-id", 0_u32);
-            for (name, base) in [("i2cm@a0000", 0xa_0000_u32), ("i2cm@a1000", 0xa_1000)] {
+            for (name, base) in [("i2cm@a1000", 0xa_1000_u32), ("i2cm@a0000", 0xa_0000)] {
                 chip.node(name, |master| {
                     master
                         .set("compatible", ["ibm,power8-i2cm", MASTER])
@@ -193,17 +183,17 @@ mod tests {
             all,
             [
                 None,
-                Some((0, 1)),
                 Some((0, 0)),
-                Some((1, 1)),
+                Some((0, 1)),
                 Some((1, 0)),
+                Some((1, 1)),
                 None
             ]
         );
         let chip = root.child("xscom@1").unwrap();
         let node = chip.child("i2cm@a1000").and_then(|m| m.child("i2c-bus@0"));
         let node = node.unwrap();
-        assert_eq!(node.cell("ibm,opal-id"), Some(4));
+        assert_eq!(node.cell("ibm,opal-id"), Some(3));
         assert_eq!(
             node.property("compatible"),
             Some(&b"ibm,opal-i2c\0ibm,power9-i2c-port\0"[..])

@@ -3,6 +3,7 @@
 //! Pure. Surprising fact: a chip id is taken for the chip's place on the fabric, which holds on all machines that are known.
 #![forbid(unsafe_code)]
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use nest::scom::{ChipIndex, ScomAddr};
@@ -35,15 +36,16 @@ fn chips(root: &Node) -> impl Iterator<Item = (ChipIndex, &Node)> {
     })
 }
 
-/// Whether this is the node of a chip that [`find`] looks at.
-#[must_use]
-pub fn is_chip(node: &Node) -> bool {
-    is_compatible(node, "ibm,xscom") && node.cell("ibm,chip-id").is_some_and(|id| id < 16)
+/// The node of a chip, to edit.
+pub fn chip_mut(root: &mut Node, chip: ChipIndex) -> Option<&mut Node> {
+    let name = chips(root)
+        .find(|(found, _)| *found == chip)
+        .map(|(_, node)| String::from(node.name()))?;
+    root.child_mut(&name)
 }
 
 /// The first register of a unit's node.
-#[must_use]
-pub fn base(node: &Node) -> Option<ScomAddr> {
+fn base(node: &Node) -> Option<ScomAddr> {
     let base = node.property("reg")?.first_chunk().copied()?;
     // The top bit marks addresses of another kind.
     let base = u32::from_be_bytes(base);
