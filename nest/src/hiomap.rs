@@ -149,6 +149,14 @@ impl Window {
     }
 }
 
+/// What was agreed on with the BMC.
+struct Agreed {
+    version: u8,
+    shift: u8,
+    size: u64,
+    granule: u64,
+}
+
 /// The flash behind the BMC.
 #[derive(Debug)]
 pub struct Hiomap {
@@ -177,8 +185,14 @@ impl Hiomap {
             window: None,
             events: event::DAEMON_READY,
         };
-        flash.negotiate(bmc)?;
-        Ok(flash)
+        let agreed = flash.negotiate(bmc)?;
+        Ok(Self {
+            version: agreed.version,
+            shift: agreed.shift,
+            size: agreed.size,
+            granule: agreed.granule,
+            ..flash
+        })
     }
 
     /// Bytes of the flash.
@@ -415,19 +429,20 @@ impl Hiomap {
         self.window = None;
         self.command(bmc, Operation::Ack, &[told])?;
         if told & event::PROTOCOL_RESET != 0 {
-            let (size, granule) = (self.size, self.granule);
-            self.negotiate(bmc)?;
-            if (self.size, self.granule) != (size, granule) {
+            let agreed = self.negotiate(bmc)?;
+            if (agreed.size, agreed.granule) != (self.size, self.granule) {
                 // Callers have worked with the old size; another flash is not theirs.
-                (self.size, self.granule) = (size, granule);
                 return Err(HiomapError::Nonsense("another flash than before"));
             }
+            self.version = agreed.version;
+            self.shift = agreed.shift;
         }
         self.events &= !told;
         Ok(())
     }
 
-    fn negotiate(&mut self, bmc: &mut impl Transport) -> Result<(), HiomapError> {
+    /// Agrees on a version, and asks for the sizes. Nothing is changed before all of it is known to make sense.
+    fn negotiate(&mut self, bmc: &mut impl Transport) -> Result<Agreed, HiomapError> {
         const NO_WISH: u8 = 0; // for the size of blocks
         let info = self.command(bmc, Operation::GetInfo, &[NEWEST, NO_WISH])?;
         let [_, _, version, shift, ..] = *info.data() else {
@@ -439,8 +454,6 @@ impl Hiomap {
         if !SHIFTS.contains(&shift) {
             return Err(HiomapError::Nonsense("the size of blocks"));
         }
-        self.version = version;
-        self.shift = shift;
         let device: &[u8] = if version >= 3 { &[0] } else { &[] };
         let [s0, s1, g0, g1] = self.answer(bmc, Operation::GetFlashInfo, device)?;
         // 16 bits do not hold the size of a flash with 65536 blocks: that one reads as none.
@@ -448,12 +461,17 @@ impl Hiomap {
             0 => 1 << 16,
             blocks => u64::from(blocks),
         };
-        self.size = blocks << shift;
-        self.granule = u64::from(u16::from_le_bytes([g0, g1])) << shift;
-        if self.granule == 0 || !self.size.is_multiple_of(self.granule) {
+        let size = blocks << shift;
+        let granule = u64::from(u16::from_le_bytes([g0, g1])) << shift;
+        if granule == 0 || !size.is_multiple_of(granule) {
             return Err(HiomapError::Nonsense("the size of erase blocks"));
         }
-        Ok(())
+        Ok(Agreed {
+            version,
+            shift,
+            size,
+            granule,
+        })
     }
 
     /// Makes a request whose answer has exactly `N` bytes.

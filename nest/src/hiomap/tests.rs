@@ -83,6 +83,10 @@ impl Model {
             4 | 6 if arguments.len() == 4 + extra => {
                 // Windows are aligned to their size, so they begin before what was asked for.
                 let first = Self::half(arguments, 0) / WINDOW_BLOCKS * WINDOW_BLOCKS;
+                if first >= BLOCKS {
+                    // A caller that was told of a larger flash.
+                    return Err(BAD);
+                }
                 self.window = Some((first, operation == 6));
                 let content = self.flash_at(first * BLOCK, WINDOW_BLOCKS * BLOCK);
                 *self.memory.borrow_mut() = content;
