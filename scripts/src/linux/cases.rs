@@ -170,6 +170,51 @@ pub fn cases() -> Vec<Case> {
             },
             vec![],
         ),
+        boot(
+            "nested-hotplug",
+            Choice {
+                smp: "4".to_owned(),
+                l2_smp: "2".to_owned(),
+                append: "nidus_offline=3 nidus_counters=1".to_owned(),
+                ..nested()
+            },
+            vec![counters::come_and_go, |lines| {
+                let wanted = "NIDUS-L1-HOTPLUG rounds=3 moved=9 threads=4";
+                match lines.iter().any(|line| line.trim_end() == wanted) {
+                    true => Ok(()),
+                    false => Err(format!("no line '{wanted}'")),
+                }
+            }],
+        ),
+        Case {
+            name: "nested-crash",
+            work: Work::Shell(
+                "nested --shell --smp 2 --l2-smp 2 --append 'nidus_do=nested nidus_end=panic panic=1'",
+                vec![
+                    Step {
+                        expect: "NIDUS-L1-L2S-UP count=1",
+                        send: "",
+                    },
+                    Step {
+                        expect: "Kernel panic - not syncing: sysrq triggered crash",
+                        send: "",
+                    },
+                    Step {
+                        expect: "stop] reboot",
+                        send: "",
+                    },
+                    Step {
+                        expect: "INIT: Starting kernel at 0x",
+                        send: "",
+                    },
+                    // The kernel after it has guests again. It would crash as well: Ctrl-A x ends QEMU.
+                    Step {
+                        expect: "NIDUS-L1-L2S-UP count=1",
+                        send: "\u{1}x",
+                    },
+                ],
+            ),
+        },
         boot("nested-7.2", nested(), vec![]),
         boot(
             "nested-6.12",
