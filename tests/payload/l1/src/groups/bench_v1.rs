@@ -84,10 +84,10 @@ pub(super) fn run(_: &Machine) {
     mem::write64(STATE + 0x58, far());
     case("bench-v1/invalidate", invalidate_all(), 0);
     case("bench-v1/calls", start(program::CALLS), 0xc00);
-    time("run-minimal", 1000, || {
+    time("run-minimal", 200, || {
         enter();
     });
-    time("run-32-dirty", 1000, || {
+    time("run-32-dirty", 200, || {
         for n in 0..32 {
             gpr(n, 0x1230);
         }
@@ -95,7 +95,7 @@ pub(super) fn run(_: &Machine) {
     });
     bench_nested::run(&mut Guest { tree });
     let [small, ..] = &bench_nested::TOUCHES;
-    time("invalidate-page", 64, || {
+    time("invalidate-page", 16, || {
         invalidate_page(small.at);
     });
 }
