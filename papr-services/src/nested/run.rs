@@ -269,8 +269,10 @@ impl Nested {
         if flags & flag::SYSTEM_RESET != 0 {
             context.interrupt(0x100, 0);
         }
-        // Pre-population has its place here: walk the address that the last run reported, and install it before
-        // the guest faults on it again (a later issue).
+        // What the partition has mapped because the guest asked for it, the guest shall not ask for again.
+        if let Some(fault) = running.vcpu.expected.take() {
+            running.guest.shadow.prefault(env.ram, &fault, env.host);
+        }
         Ok(())
     }
 }
@@ -299,6 +301,10 @@ impl Running {
             | Exit::InstructionStorage
             | Exit::EmulationAssist => false,
         };
+        if full {
+            // A device: nothing will be mapped.
+            vcpu.expected = None;
+        }
         let mut output = Output::new();
         report(&mut output, vcpu, exit, full);
         let written = vcpu
@@ -395,6 +401,7 @@ fn storage<H: Host>(running: &mut Running, env: &Env<'_, H>, exit: Exit) -> Verd
         Outcome::Resolved | Outcome::Retry => return Verdict::Resume,
         Outcome::Reflect { cause, asdr } => (cause, asdr.unwrap_or(context.asdr)),
     };
+    vcpu.expected = Some(fault);
     vcpu.cause = Cause {
         hdar: address.0,
         hdsisr: bits.into(),

@@ -25,7 +25,6 @@
 //! change only by compare-exchange, so walkers without a lock (nested.md 4.8 item 7) can replace the lock in `fault`.
 //!
 //! # Where more comes
-//! * Pre-population (4.8 item 2) is `fault` with a remembered address, called before the guest is entered.
 //! * Promotion to larger leaves (4.8 item 4) goes behind `install` in `fault`, where the lock is held and the
 //!   partition's leaf and its place are known.
 //! * Harvest of cleared R bits (4.8 item 10) is a sweep of both trees at once, with a `Removal`.
@@ -51,7 +50,8 @@ use super::pool::{Table, TableQuota, TableSize};
 use crate::guest_ram::GuestRam;
 use crate::host::{Flush, Host};
 use crate::radix::{
-    self, Changed, GrowTables, Level, NoPlace, Place, Root, TableMem, TableMemMut, is_directory,
+    self, Changed, GrowTables, Leaf, Level, NoPlace, Place, Root, TableMem, TableMemMut,
+    is_directory,
 };
 
 /// There is no memory for the tables that a guest starts with.
@@ -234,13 +234,7 @@ impl Shadow {
                 return reflect(fault, missing);
             }
             if leaf.pte().contains(referenced) {
-                let (outcome, placed) = self.install(&mut state, fault, &page, host);
-                if let Some((at, size)) = placed
-                    && size == leaf.size
-                {
-                    self.around(ram, &leaf, at);
-                }
-                return outcome;
+                return self.install_block(&mut state, ram, fault, (&leaf, &page), host);
             }
             // As hardware would: the whole doubleword, or not at all. The entry was read as the partition's memory
             // in this walk, and its page is, too. Then everything is looked at again.
@@ -248,6 +242,43 @@ impl Shadow {
             let _may_have_changed = ram.compare_exchange(leaf.entry_at, leaf.entry, updated);
         }
         Outcome::Retry
+    }
+
+    /// Does now what a fault will ask for, which went to the partition before: it has mapped the page since, or it has
+    /// not and nothing happens. R and C are left to the access itself, which may never come.
+    pub fn prefault<H: Host>(&self, ram: &GuestRam, fault: &PageFault, host: &H) {
+        let Some(mut state) = self.state.try_lock() else {
+            return;
+        };
+        let leaf = state.table.map(|table| radix::walk(ram, table, fault.nra));
+        let Some(Ok(leaf)) = leaf else {
+            return;
+        };
+        let (right, referenced, _) = needs(fault.access);
+        if leaf.pte().intersects(right)
+            && leaf.pte().contains(referenced)
+            && let Some(page) = Composition::new(ram, &leaf)
+        {
+            let _ = self.install_block(&mut state, ram, fault, (&leaf, &page), host);
+        }
+    }
+
+    /// Puts a leaf in, and those of its neighbours.
+    fn install_block<H: Host>(
+        &self,
+        state: &mut State,
+        ram: &GuestRam,
+        fault: &PageFault,
+        (leaf, page): (&Leaf<Gra>, &Composition),
+        host: &H,
+    ) -> Outcome {
+        let (outcome, placed) = self.install(state, fault, page, host);
+        if let Some((at, size)) = placed
+            && size == leaf.size
+        {
+            self.around(ram, leaf, at);
+        }
+        outcome
     }
 
     /// Puts a leaf in, and tells where and of which size when it is there.

@@ -12,6 +12,7 @@ use isa::context::GuestContext;
 use isa::lock::{Mutex, rank};
 
 use super::quota::Charge;
+use super::shadow::PageFault;
 use crate::sync::{AtomicU32, fence};
 
 /// A registered buffer in the partition's memory. It was inside that memory when it was registered and is checked
@@ -60,6 +61,8 @@ pub struct Vcpu {
     pub(super) vpa: Option<Gra>,
     /// Why the guest left last time.
     pub(super) cause: Cause,
+    /// The fault that went to the partition with the last exit, when it will probably map the page.
+    pub(super) expected: Option<PageFault>,
     /// Reused copy of the run input.
     pub(super) scratch: Vec<u8>,
     /// Its part of the partition's heap quota.
@@ -84,6 +87,7 @@ impl Vcpu {
             output: None,
             vpa: None,
             cause: Cause::default(),
+            expected: None,
             scratch: Vec::new(),
             _charge: charge,
             context,

@@ -583,6 +583,36 @@ fn a_data_fault_that_the_tree_does_not_answer_goes_to_the_partition() {
 }
 
 #[test]
+fn a_page_that_the_partition_maps_is_there_when_the_guest_comes_back() {
+    let world = World::new();
+    let guest = world.ready();
+    let all = Pte::READ | Pte::WRITE | Pte::EXECUTE | Pte::R | Pte::C;
+    let asks = |page, how| {
+        let mut running = world.enter(guest, &[never()]);
+        data_fault(running.context(), page, how);
+        let verdict = world.verdict(&mut running, 0xe00);
+        assert_eq!(verdict, Verdict::Leave(Exit::DataStorage));
+        world.leave(running, Exit::DataStorage);
+    };
+    let leaves_after = || {
+        let running = world.enter(guest, &[]);
+        let leaves = running.guest.shadow().installed().size_4k;
+        world.leave(running, Exit::Interrupted);
+        leaves
+    };
+    asks(0x5000, cause::NO_TRANSLATION | cause::STORE);
+    world.map(0x5000, 0x20_0000, all);
+    assert_eq!(leaves_after(), 1, "without another fault");
+    assert_eq!(leaves_after(), 1, "once");
+    // Not yet mapped, and mapped without what a store needs: the guest's own access decides.
+    asks(0x7000, cause::NO_TRANSLATION | cause::STORE);
+    assert_eq!(leaves_after(), 1);
+    asks(0x9000, cause::NO_TRANSLATION | cause::STORE);
+    world.map(0x9000, 0x20_0000, all - Pte::C);
+    assert_eq!(leaves_after(), 1);
+}
+
+#[test]
 fn a_page_that_is_reflected_twice_brings_all_registers() {
     let world = World::new();
     let guest = world.ready();
