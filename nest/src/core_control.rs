@@ -44,6 +44,11 @@ impl Place {
     fn spwu(self) -> ScomAddr {
         self.register(QME, 0x83c)
     }
+
+    /// The core's register to which the time of day is sent.
+    pub(crate) fn time_of_day(self) -> ScomAddr {
+        self.register(EC, 0x4a3)
+    }
 }
 
 /// Registers of the core itself.

@@ -8,6 +8,7 @@
 
 pub mod bt;
 pub mod chip;
+pub mod chiptod;
 pub mod core_control;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fakes;
