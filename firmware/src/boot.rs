@@ -29,7 +29,7 @@ use crate::opal;
 use crate::opal::kernel::{Kernel, KernelError};
 use crate::payload::{KERNEL_AREA, Memory as _, Payload};
 use crate::stages::{self, Stage};
-use crate::{chips, console, stop};
+use crate::{chips, console, stop, time_base};
 
 /// What the loader gave.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +74,10 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
     let plan = stage(Stage::Memory, machine, || memory(entry, &inputs));
     stage(Stage::Threads, machine, || {
         threads(&inputs);
+        Ok(())
+    });
+    stage(Stage::Time, machine, || {
+        time_base::start(chip, pvr, &inputs);
         Ok(())
     });
     let nvram = stage(Stage::Devices, machine, || {

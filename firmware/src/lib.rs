@@ -30,3 +30,5 @@ pub mod stages;
 pub mod stop;
 pub mod thread;
 pub mod threads;
+#[cfg(target_os = "none")]
+pub mod time_base;

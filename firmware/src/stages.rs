@@ -50,6 +50,8 @@ stages! {
     Memory = 0x40, "memory";
     /// All threads are accounted for: one runs, the others are parked.
     Threads = 0x50, "threads";
+    /// The chips' time of day runs, this core's time base is set from it; the other cores' follow before they get work.
+    Time = 0x58, "time";
     /// Clock and BMC answer, or are known to be absent.
     Devices = 0x60, "devices";
     /// How the payload will run.

@@ -37,6 +37,7 @@ pub fn start(blocks: impl Iterator<Item = &'static ThreadBlock>, work: Box<Work>
         .iter()
         .take(PARKED.load(Ordering::Acquire) as usize);
     let present = slots.filter(|slot| slot.present.load(Ordering::Acquire) == 1);
+    let mut started = 0_usize;
     for (slot, block) in present.zip(blocks) {
         let base = core::ptr::from_ref(block).expose_provenance();
         let pir = slot.pir.load(Ordering::Relaxed);
@@ -52,11 +53,18 @@ pub fn start(blocks: impl Iterator<Item = &'static ThreadBlock>, work: Box<Work>
         // Release: the thread finds its block complete.
         slot.thread.store(base as u64, Ordering::Release);
         ring(pir);
+        started += 1;
     }
+    #[cfg(target_os = "none")]
+    crate::time_base::wait_for_all(started);
+    #[cfg(not(target_os = "none"))]
+    let _ = started;
 }
 
 /// Does what [`start`] was told, on a thread that has just got its block.
 pub fn work(thread: &'static Thread) -> ! {
+    #[cfg(target_os = "none")]
+    crate::time_base::arrive();
     match WORK.get() {
         Some(work) => work(thread),
         None => log::error!("a thread was woken without work"),

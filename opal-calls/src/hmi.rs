@@ -1,8 +1,8 @@
 //! Hypervisor maintenance interrupts: OPAL_HANDLE_HMI and OPAL_HANDLE_HMI2. Reads why, clears it, and tells the kernel.
 //!
 //! Owns what the causes mean and the event that goes to the kernel (OPAL_MSG_HMI_EVT, second version). The registers are
-//! the firmware's ([`Maintenance`]). Errors of one thread's timers are put right here; a time base that has stopped is not,
-//! and the kernel is told so.
+//! the firmware's ([`Maintenance`]). Errors of one thread's timers are put right here; a time base that has stopped is set
+//! anew by the firmware, or the kernel is told that it cannot be.
 //!
 //! The surprising fact: several causes come in one interrupt and stay set until they are cleared one by one; a cause that is
 //! left set interrupts for ever.
@@ -118,6 +118,9 @@ pub trait Maintenance {
     /// Clears errors of the timers.
     fn clear_timer_errors(&self, errors: u64);
 
+    /// Sets a time base that is not valid anew; whether it is valid now.
+    fn set_time_base(&self) -> bool;
+
     /// Whether this is the thread of its core that tells of what the core did.
     fn is_first_thread(&self) -> bool;
 
@@ -176,8 +179,14 @@ impl<M: Maintenance> Service<'_, M> {
         if state & HDEC_PARITY != 0 {
             self.flags.add(Flags::HDEC_LOST);
         }
-        let runs = self.machine.timers() & TB_VALID != 0;
-        let recovered = runs && state & CORE_ERRORS == 0;
+        let ran = self.machine.timers() & TB_VALID != 0;
+        // Setting it clears the errors of the core. While it runs, other threads count on it: then it is left alone.
+        let is_set = !ran && self.machine.set_time_base();
+        if is_set {
+            self.flags.add(Flags::TB_RESYNC);
+        }
+        let runs = ran || is_set;
+        let recovered = is_set || ran && state & CORE_ERRORS == 0;
         self.tell(Severity::Sync, Type::Timer, recovered, NOTHING);
         if !runs {
             self.flags.add(Flags::TB_FAILED);
@@ -280,6 +289,7 @@ mod tests {
         hmer: Cell<u64>,
         tfmr: Cell<u64>,
         is_secondary: bool,
+        can_set: bool,
         stopped: Vec<(u32, u64)>,
         cleared: RefCell<Vec<u64>>,
     }
@@ -297,6 +307,12 @@ mod tests {
         fn clear_timer_errors(&self, errors: u64) {
             self.cleared.borrow_mut().push(errors);
             self.tfmr.set(self.tfmr.get() & !errors);
+        }
+        fn set_time_base(&self) -> bool {
+            if self.can_set {
+                self.tfmr.set(TB_VALID);
+            }
+            self.can_set
         }
         fn is_first_thread(&self) -> bool {
             !self.is_secondary
@@ -375,6 +391,27 @@ mod tests {
             assert_eq!(events[0][0], 0x0202_0401_0000_0000, "not recovered");
             assert_eq!(core.hmer.get(), 0);
         }
+    }
+
+    #[test]
+    fn a_time_base_that_stopped_is_set_anew() {
+        for error in [isa::ppc_bit(44), isa::ppc_bit(60), 0] {
+            let core = Core {
+                can_set: true,
+                ..core(TIMER, error)
+            };
+            let (flags, events) = serve(&core);
+            assert_eq!(flags, NEW | 1);
+            assert_eq!(events[0][0], 0x0202_0400_0000_0000, "recovered");
+        }
+        // One that runs, with an error, is not touched.
+        let core = Core {
+            can_set: true,
+            ..core(TIMER, TB_VALID | isa::ppc_bit(44))
+        };
+        let (flags, events) = serve(&core);
+        assert_eq!((flags, core.tfmr.get()), (NEW, TB_VALID | isa::ppc_bit(44)));
+        assert_eq!(events[0][0], 0x0202_0401_0000_0000, "not recovered");
     }
 
     #[test]

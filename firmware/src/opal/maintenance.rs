@@ -42,6 +42,10 @@ impl Maintenance for Registers<'_> {
         unsafe { mtspr(Tfmr(control | errors)) }
     }
 
+    fn set_time_base(&self) -> bool {
+        crate::time_base::resync(self.scom).is_ok()
+    }
+
     fn is_first_thread(&self) -> bool {
         Place::of_pir(self.pir, self.is_fused).is_none_or(|place| place.thread == 0)
     }

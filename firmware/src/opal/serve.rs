@@ -45,7 +45,7 @@ use super::xive::Chips;
 use crate::entry::ram::OsRam;
 use crate::machine::{Machine, PowerAction};
 use crate::nvram::Nvram;
-use crate::stop;
+use crate::{stop, time_base};
 
 /// The way to the chips' registers.
 pub(super) type SharedScom = Mutex<Xscom<CiXscom>>;
@@ -185,8 +185,11 @@ impl Opal {
             }
             Call::OPAL_RETURN_CPU { .. } => give_up_stack(thread),
             Call::OPAL_REINIT_CPUS { flags, .. } => self.threads.reinit(thread.pir, flags),
-            // No stop level that is offered stops the time base.
-            Call::OPAL_RESYNC_TIMEBASE { .. } => SUCCESS,
+            // No stop level that is offered stops the time base, so it is most likely valid.
+            Call::OPAL_RESYNC_TIMEBASE { .. } => match time_base::resync(&self.xscom) {
+                Ok(_) => SUCCESS,
+                Err(time_base::NotSet) => Err(OpalError::OPAL_HARDWARE),
+            },
             Call::OPAL_QUIESCE { kind, target, .. } => {
                 self.quiesce.serve(kind, target, me, &self.threads)
             }

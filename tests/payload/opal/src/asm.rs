@@ -1,7 +1,9 @@
 //! The assembly files, with what they know of Rust: one unit, since they share macros.
-#![expect(unsafe_code, reason = "assembly files")]
+#![expect(unsafe_code, reason = "assembly files, writes TFMR")]
 
 use core::mem::offset_of;
+
+use isa::spr::{Tfmr, mfspr, mtspr};
 
 use crate::mem::low;
 use crate::start::payload_start;
@@ -31,3 +33,16 @@ core::arch::global_asm!(
     t_handler = const offset_of!(Thread, handler),
     t_fatal = const offset_of!(Thread, fatal),
 );
+
+/// Whether TFMR says that this core's time base is valid.
+pub(crate) fn time_base_is_valid() -> bool {
+    mfspr::<Tfmr>().0 & isa::ppc_bit(41) != 0
+}
+
+/// Takes this core's time base back to its reset state, as an error of the hardware does: it is not valid then.
+pub(crate) fn reset_time_base() {
+    const ECLIPZ: u64 = isa::ppc_bit(14);
+    const CLEAR_ERRORS: u64 = isa::ppc_bit(24);
+    // SAFETY: touches no memory; nothing in this program waits by the time base until it is set again.
+    unsafe { mtspr(Tfmr(ECLIPZ | CLEAR_ERRORS)) }
+}

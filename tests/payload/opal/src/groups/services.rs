@@ -3,6 +3,7 @@
 use opal_calls::calls::token as t;
 use opal_calls::error::OpalError;
 
+use crate::asm::{reset_time_base, time_base_is_valid};
 use crate::call::{call, code};
 use crate::mem::layout::{BUFFER, SCRATCH};
 use crate::mem::{self, equals, read_be32, read_be64, read8, write_be64};
@@ -452,6 +453,19 @@ fn processors(machine: &Machine) {
         call(t::OPAL_RESYNC_TIMEBASE, []),
         code::SUCCESS,
     );
+    if machine.on_skiboot {
+        skip(
+            "processors/resync-invalid-timebase",
+            "skiboot does nothing where no idle state stops it",
+        );
+    } else {
+        holds("processors/timebase-is-valid", time_base_is_valid());
+        reset_time_base();
+        holds("processors/timebase-is-reset", !time_base_is_valid());
+        let got = call(t::OPAL_RESYNC_TIMEBASE, []);
+        case("processors/resync-invalid-timebase", got, code::SUCCESS);
+        holds("processors/timebase-is-valid-again", time_base_is_valid());
+    }
 }
 
 /// What does not end the machine; that is in the group `reboot`, and at the end of every run.
