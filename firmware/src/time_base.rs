@@ -131,8 +131,8 @@ pub fn start(chip: &Chip, pvr: Pvr, inputs: &Inputs) {
     let tod = TIME_OF_DAY.call_once(|| TimeOfDay {
         control: chiptod::control(inputs.clock_frequency),
         is_fused,
-        // Of POWER10's second design, hardware.md 7.7.
-        even_only: is_fused && platform_p10::P10.is(pvr) && pvr.revision().0 == 2,
+        // Of second designs, both chips' (hardware.md 7.7); QEMU's machines are such.
+        even_only: is_fused && pvr.revision().0 == 2,
     });
     let setting = SETTING.call_once(|| {
         Mutex::new(Setting {

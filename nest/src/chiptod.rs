@@ -72,7 +72,7 @@ impl Patience {
     /// For the machine: tenths of a second.
     pub const MACHINE: Self = Self {
         scom: 200_000,
-        tfmr: 5_000_000,
+        tfmr: 1_000_000,
     };
 }
 
