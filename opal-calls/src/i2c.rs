@@ -13,7 +13,7 @@ use crate::args::{AsyncToken, I2cBus, OsAddr};
 use crate::async_token::{ASYNC_TOKENS, Ticket};
 use crate::error::{Answer, OpalError, SUCCESS};
 use crate::events::{Events, Raised};
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 use crate::messages::Messages;
 use crate::os_memory::OsMemory;
 
@@ -124,7 +124,7 @@ struct Entry {
 /// The requests under way, in their order.
 #[derive(Debug)]
 pub struct I2c {
-    entries: Mutex<Vec<Entry>>,
+    entries: Mutex<Vec<Entry>, rank::Operations>,
 }
 
 impl Default for I2c {

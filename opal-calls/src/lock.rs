@@ -13,7 +13,7 @@ use isa::timebase::{Deadline, Ticks};
 use crate::args::Server;
 
 /// A fair spin lock, the last in the order of locks but for the machine's own.
-pub use isa::lock::Mutex;
+pub use isa::lock::{Mutex, rank};
 
 /// How long a holder may take before it counts as stopped inside. A console call under load takes microseconds.
 const PATIENCE: Ticks = Ticks::from_ms(100);

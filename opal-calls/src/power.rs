@@ -10,7 +10,7 @@ use crate::args::{AsyncToken, Handle, OsAddr};
 use crate::async_token::Ticket;
 use crate::error::{Answer, OpalError, SUCCESS};
 use crate::events::{Events, Raised};
-use crate::lock::Mutex;
+use crate::lock::{Mutex, rank};
 use crate::messages::Messages;
 use crate::os_memory::OsMemory;
 
@@ -106,7 +106,7 @@ struct UnderWay {
 /// The commands under way.
 #[derive(Debug)]
 pub struct Power {
-    units: Mutex<[Option<UnderWay>; MAX_UNITS]>,
+    units: Mutex<[Option<UnderWay>; MAX_UNITS], rank::Operations>,
 }
 
 impl Default for Power {

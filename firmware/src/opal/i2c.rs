@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use nest::i2c::{I2cError, Master, Transfer};
-use nest::lock::Mutex;
+use nest::lock::{Mutex, rank};
 use nest::scom::Scom;
 use opal_calls::args::I2cBus;
 use opal_calls::error::OpalError;
@@ -31,7 +31,7 @@ struct Bus {
 /// All buses of the machine. The number of a bus is its place, counted from 1.
 #[derive(Debug, Default)]
 pub struct I2cBuses {
-    engines: Vec<Mutex<Master>>,
+    engines: Vec<Mutex<Master, rank::Operated>>,
     buses: Vec<Bus>,
 }
 

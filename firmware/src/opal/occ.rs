@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use nest::lock::Mutex;
+use nest::lock::{Mutex, rank};
 use nest::occ::{self, Occ, OccError, Pstate};
 use nest::scom::ChipIndex;
 use opal_calls::error::{Answer, OpalError, SUCCESS};
@@ -15,7 +15,7 @@ use papr_services::tree::Node;
 
 /// The controllers of the machine, by chip.
 #[derive(Debug)]
-pub struct Occs(Vec<(ChipIndex, Mutex<Occ<'static>>)>);
+pub struct Occs(Vec<(ChipIndex, Mutex<Occ<'static>, rank::Operated>)>);
 
 impl Occs {
     /// These.

@@ -81,6 +81,11 @@ ranks! {
     XiveProcessors;
     /// An interrupt controller's tables and registers.
     XiveController;
+    // The kernel's operations in OPAL mode.
+    /// Operations on buses and controllers that take a while; their tokens and messages are taken under it.
+    Operations;
+    /// What they use: an engine of I2C, an on-chip controller; reached by way of XSCOM.
+    Operated;
     /// All locks without a rank of their own: nothing above and none of themselves is taken under them.
     Leaf;
     /// The flash; its window moves by way of the BMC.
