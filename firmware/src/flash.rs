@@ -65,14 +65,19 @@ impl<L: IoSpace + FirmwareSpace> SystemFlash<L> {
             size >> 20,
             found.table.entries.len()
         );
-        for problem in &found.problems {
+        // A damaged table has thousands of bad entries.
+        const SHOWN: usize = 8;
+        for problem in found.problems.iter().take(SHOWN) {
             log::warn!("flash: {problem}");
+        }
+        if let Some(more) = found.problems.len().checked_sub(SHOWN).filter(|n| *n > 0) {
+            log::warn!("flash: {more} more");
         }
         for (at, note) in &found.notes {
             match note {
                 Err(error) => log::warn!("flash, table at {at:#x}: {error}"),
                 Ok(problems) => {
-                    for problem in problems {
+                    for problem in problems.iter().take(SHOWN) {
                         log::warn!("flash, table at {at:#x}: {problem}");
                     }
                 }

@@ -214,7 +214,7 @@ pub fn resync(scom: &Mutex<Xscom<CiXscom>>) -> Result<bool, NotSet> {
         Ok(()) => {
             crate::limited!(
                 warn,
-                "time base of core {} on chip {} set again",
+                "core {} on chip {}: its time base was set again",
                 at.core,
                 at.chip.0
             );

@@ -519,15 +519,23 @@ impl Exploitation {
             note(hardware.sync(source.lisn));
         }
         for (number, server) in (0..).zip(servers.iter_mut()) {
-            for (priority, queue) in (0..).zip(&server.queues) {
+            // What could not be taken back is still known to be there, so that the call can be repeated.
+            for (priority, queue) in (0..).zip(server.queues.iter_mut()) {
                 if queue.is_some() {
-                    note(hardware.set_queue(number, priority, None));
+                    let done = hardware.set_queue(number, priority, None);
+                    if done.is_ok() {
+                        *queue = None;
+                    }
+                    note(done);
                 }
             }
             if server.report.is_some() {
-                note(hardware.set_report(number, None));
+                let done = hardware.set_report(number, None);
+                if done.is_ok() {
+                    server.report = None;
+                }
+                note(done);
             }
-            *server = Server::default();
         }
         outcome.map_err(HCode::from)?;
         Ok(Outputs::NONE)

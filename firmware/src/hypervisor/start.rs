@@ -141,7 +141,7 @@ fn run_vcpu(
         if let Some(interrupts) = shared.interrupts
             && let Err(why) = interrupts.start_vcpu(id)
         {
-            error!("vCPU {id} gets no interrupts: {why}");
+            crate::limited!(error, "vCPU {id} gets no interrupts: {why}");
         }
         let end = RunLoop::new(thread, &services, vcpu).run();
         if let Some(interrupts) = shared.interrupts {

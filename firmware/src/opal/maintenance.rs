@@ -37,6 +37,8 @@ impl Maintenance for Registers<'_> {
     fn clear_timer_errors(&self, errors: u64) {
         /// How the time base is stepped; the rest is state and errors.
         const CONTROL: u64 = !(u64::MAX >> 15);
+        // The register is the core's, and another thread of it may be setting the time base.
+        let _setting = self.scom.lock();
         let control = self.timers() & CONTROL;
         // SAFETY: the control bits stay, the errors have been read.
         unsafe { mtspr(Tfmr(control | errors)) }
@@ -57,7 +59,7 @@ impl Maintenance for Registers<'_> {
             let alerts = scom.read(here.chip, ALERTS).unwrap_or(0);
             // A write clears what is 0 in it.
             if alerts != 0 && scom.write(here.chip, ALERTS, !alerts).is_err() {
-                log::error!("malfunction alerts {alerts:#x} cannot be cleared");
+                crate::limited!(error, "malfunction alerts {alerts:#x} cannot be cleared");
             }
         }
         for thread in self.threads.each() {
@@ -72,7 +74,11 @@ impl Maintenance for Registers<'_> {
                 Err(ControlError::Scom(_)) => u64::MAX,
             };
             if errors != 0 {
-                log::error!("core of thread {:#x}: errors {errors:#018x}", thread.pir);
+                crate::limited!(
+                    error,
+                    "core of thread {:#x}: errors {errors:#018x}",
+                    thread.pir
+                );
                 found(thread.pir, errors);
             }
         }

@@ -28,6 +28,8 @@ pub mod entry;
 #[cfg(target_os = "none")]
 mod maintenance;
 #[cfg(target_os = "none")]
+mod poll;
+#[cfg(target_os = "none")]
 mod serve;
 #[cfg(target_os = "none")]
 mod start;

@@ -7,21 +7,19 @@
 use alloc::vec::Vec;
 
 use isa::timebase::{self, Deadline, Ticks};
-use nest::bt;
 use nest::core_control::{self, ControlError, Place};
 use nest::lock::Mutex;
-use nest::psi::PsiSource;
 use nest::scom::Scom as _;
 use nest::xscom::{CiXscom, Xscom};
-use opal_calls::args::{Isn, OsAddr, Server, ServerOrOthers};
+use opal_calls::args::{OsAddr, Server, ServerOrOthers};
 use opal_calls::calls::{self, Call};
 use opal_calls::console::Console;
 use opal_calls::entry::{Depth, PROMPT, Pace, check_nesting, pace};
 use opal_calls::error::{Answer, OpalError, SUCCESS, to_r3};
 use opal_calls::events::Events;
 use opal_calls::i2c::I2c;
-use opal_calls::ipmi::{Ipmi, Wish};
-use opal_calls::messages::{Kind, Message, Messages};
+use opal_calls::ipmi::Ipmi;
+use opal_calls::messages::Messages;
 use opal_calls::os_memory::OsMemory as _;
 use opal_calls::power::Power;
 use opal_calls::quiesce::Quiesce;
@@ -417,40 +415,6 @@ impl Opal {
         }
     }
 
-    /// Does what an interrupt of the firmware is for, but for the console: that is looked at after every one.
-    fn serve_interrupt(&self, isn: Isn) -> Result<(), OpalError> {
-        let all = &self.xive.controllers().bridges;
-        let source = all.find(isn).ok_or(OpalError::OPAL_PARAMETER)?;
-        if source == PsiSource::Lpc
-            && let Some((errors, address)) = self.machine.bus().serve_errors()
-        {
-            log::warn!("LPC errors {errors:?}, the last at {address:#x}");
-        }
-        Ok(())
-    }
-
-    fn poll(&self, me: Server, depth: Depth, events: OsAddr) -> Answer {
-        if events.0 != 0 {
-            self.os.check(events, 8)?;
-        }
-        // Who polls needs no interrupt to look again.
-        let _ = self.console.poll(me, &self.events);
-        // A call that this one interrupted may be at any of these.
-        if !depth.is_nested() {
-            self.poll_devices();
-        }
-        if events.0 != 0 {
-            self.os.write_be64(events, self.events.pending().0)?;
-        }
-        SUCCESS
-    }
-
-    /// Moves transfers on. Who asks for one, or polls, looks for its end by itself.
-    fn poll_i2c(&self) {
-        let buses = Driven(&self.i2c_buses, &self.xscom);
-        let _ = (self.i2c).poll(&buses, &self.messages, &self.events, &self.os);
-    }
-
     /// The registers of the thread that asks.
     const fn registers(&self, thread: &OpalThread) -> Registers<'_> {
         Registers {
@@ -458,28 +422,6 @@ impl Opal {
             is_fused: self.is_fused,
             scom: &self.xscom,
             threads: &self.threads,
-        }
-    }
-
-    /// Moves on what others do for the kernel. Who polls needs no interrupt to look again.
-    fn poll_devices(&self) {
-        let _ = self.power.poll(&self.occs, &self.messages, &self.events);
-        self.poll_i2c();
-        if let Some((ipmi, bmc)) = &self.ipmi {
-            bt::serve_interrupt(self.machine.bus());
-            let _ = ipmi.poll(bmc, &self.events);
-            if let Some(wish) = ipmi.take_wish() {
-                self.pass_on(wish);
-            }
-        }
-    }
-
-    /// Tells the kernel that somebody pressed a button.
-    fn pass_on(&self, wish: Wish) {
-        let message = Message::words(Kind::Shutdown, &[wish as u64]);
-        let pushed = message.is_ok_and(|message| self.messages.push(&self.events, message).is_ok());
-        if !pushed {
-            log::warn!("the kernel does not fetch its messages: {wish:?} is lost");
         }
     }
 

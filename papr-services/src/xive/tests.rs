@@ -297,6 +297,23 @@ fn reset_takes_everything_back() {
 }
 
 #[test]
+fn a_reset_that_was_refused_is_repeated_in_full() {
+    let (mut world, notes) = world();
+    assert_eq!(world.call(nr::H_INT_SET_QUEUE_CONFIG, &[1, 1, 5, 0, 12]), 0);
+    assert_eq!(world.call(nr::H_INT_SET_OS_REPORTING_LINE, &[0, 0]), 0);
+    *notes.fault.lock() = Some(Fault::Busy);
+    let busy = HCode::H_LONG_BUSY_ORDER_1_MSEC.code();
+    assert_eq!(world.call(nr::H_INT_RESET, &[0]), busy);
+    *notes.fault.lock() = None;
+    notes.take();
+    assert_eq!(world.call(nr::H_INT_RESET, &[0]), 0);
+    let told = notes.take();
+    for wanted in [Told::Report(0, None), Told::SetQueue(1, 5, None)] {
+        assert!(told.contains(&wanted), "{wanted:?}");
+    }
+}
+
+#[test]
 fn what_the_controllers_refuse_is_not_remembered() {
     let (mut world, notes) = world();
     for (fault, code) in [

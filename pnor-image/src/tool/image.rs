@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use super::build::{Form, place, prepare, update_tables};
-use crate::container::{HEADER_SIZE, Header, is_container};
+use crate::container::{Header, is_container};
 use crate::ecc;
 use crate::ffs::{BACKUP_NAME, Entry, Found, OTHER_SIDE_NAME, Search, Table, find};
 use crate::xz::{self, Limits};
@@ -247,11 +247,6 @@ fn actual_data(entry: &Entry) -> usize {
         (actual, true) => ecc::data_size(actual),
         (actual, false) => actual,
     }
-}
-
-/// The length of a container with its header.
-pub fn container_length(header: &Header<'_>) -> u64 {
-    header.payload_size() + HEADER_SIZE as u64
 }
 
 /// Writes a file so that nobody sees half of it.

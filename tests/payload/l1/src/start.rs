@@ -49,6 +49,8 @@ pub(crate) struct Machine {
     pub console_source: Option<u32>,
     /// The interrupt controller in exploitation mode; `None`: XICS by hypercalls.
     pub controller: Option<Controller>,
+    /// Whether the arguments ask for XICS.
+    pub wants_xics: bool,
     /// Where exits are counted.
     pub exits: Option<Exits>,
     /// `seed=` of the arguments, for random cases.
@@ -80,6 +82,7 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
         seed: number("seed="),
         rounds: number("rounds="),
         controller: Controller::new(tree.as_ref()),
+        wants_xics: args.split_whitespace().any(|word| word == "xive=off"),
         exits: Exits::new(tree.as_ref()),
         rtas: Rtas::new(tree.as_ref()),
         memory: memory(tree.as_ref()),
