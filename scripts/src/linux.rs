@@ -11,7 +11,7 @@ use crate::console::{self, Step};
 use crate::forms::Form;
 use crate::image::Image;
 use crate::machine::Machine;
-use crate::milestone::{self, End, Verdict, Watch};
+use crate::milestone::{self, Verdict, Watch};
 use crate::runner::{self, Boot, Report};
 use crate::setup::qemu;
 use crate::tools::{Tools, target};
@@ -51,8 +51,26 @@ enum Work {
 enum Stop {
     /// Through the BMC, so that QEMU ends by itself.
     PowerOff,
-    /// It stays where it is, for a person or a service processor to look at.
+    /// It stays where it is, for a person or a service processor to look at: QEMU plays the latter, and ends.
     Stays,
+}
+
+impl Stop {
+    /// What QEMU says when the firmware calls the service processor. It comes on a stream of its own, so its place among the
+    /// lines is not known.
+    const ATTENTION: &str = "host executed attn";
+
+    /// Milestones, and the stop: this one and not the other.
+    fn watch(self, lines: &[(&str, &str)], mut forbidden: Vec<String>) -> Watch {
+        let quotes: &[&str] = match self {
+            Self::PowerOff => {
+                forbidden.push(Self::ATTENTION.to_owned());
+                &[]
+            }
+            Self::Stays => &[Self::ATTENTION],
+        };
+        Watch::new(milestone::in_order(lines), forbidden).quoting(quotes)
+    }
 }
 
 /// A named case.
@@ -96,7 +114,6 @@ struct ReadyBoot {
     watch: Watch,
     limit: Duration,
     checks: Vec<Check>,
-    stop: Stop,
 }
 
 /// Makes the files of a case. One at a time: several cases share them.
@@ -134,10 +151,9 @@ pub fn prepare(tools: &Tools, image: &Image, case: Case) -> Result<Ready> {
 fn short(machine: Machine, lines: &[(&str, &str)], stop: Stop) -> Result<ReadyWork> {
     Ok(ReadyWork::Boot(Box::new(ReadyBoot {
         machine,
-        watch: Watch::new(milestone::in_order(lines), forbidden()?),
+        watch: stop.watch(lines, forbidden()?),
         limit: Duration::from_secs(60),
         checks: vec![],
-        stop,
     })))
 }
 
@@ -147,7 +163,6 @@ fn ready(tools: &Tools, image: &Image, choice: &Choice, checks: Vec<Check>) -> R
         watch: choice.watch()?,
         limit: choice.limit(),
         checks,
-        stop: Stop::PowerOff,
     })
 }
 
@@ -161,12 +176,12 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
                 ready,
                 &ready.machine,
             )?;
-            Ok(judge(&report, &ready.checks, ready.stop))
+            Ok(judge(&report, &ready.checks))
         }
         ReadyWork::LikeSkiboot(ready) => {
             let name = format!("linux-{}", case.name);
             let nidus = boot(tools, &name, ready, &ready.machine)?;
-            let outcome = judge(&nidus, &[], ready.stop);
+            let outcome = judge(&nidus, &[]);
             if outcome.problem.is_some() {
                 return Ok(outcome);
             }
@@ -175,17 +190,20 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
                 ..ready.machine.clone()
             };
             let skiboot = boot(tools, &format!("{name}-skiboot"), ready, &machine)?;
-            let reference = judge(&skiboot, &[], ready.stop);
-            let problem = match reference.problem {
-                Some(problem) => Some(format!("skiboot: {problem}")),
-                None => warnings::compare(&nidus.lines, &skiboot.lines).err(),
+            let reference = judge(&skiboot, &[]);
+            let (problem, log) = match reference.problem {
+                Some(problem) => (Some(format!("skiboot: {problem}")), reference.log),
+                None => (
+                    warnings::compare(&nidus.lines, &skiboot.lines).err(),
+                    outcome.log,
+                ),
             };
             Ok(Outcome {
                 problem,
                 quoted: vec![],
                 timed_out: reference.timed_out,
                 elapsed: outcome.elapsed + reference.elapsed,
-                log: outcome.log,
+                log,
             })
         }
         ReadyWork::Flash(path, boots) => {
@@ -193,7 +211,7 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
             for (ready, mode) in boots.iter().zip(["opal", "papr"]) {
                 let name = format!("linux-{}-{mode}", case.name);
                 let report = boot(tools, &name, ready, &ready.machine)?;
-                let mut outcome = judge(&report, &[], ready.stop);
+                let mut outcome = judge(&report, &[]);
                 if outcome.problem.is_none() {
                     outcome.problem = flash::problem(path)?;
                 }
@@ -212,23 +230,12 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
                 .join("logs")
                 .join(format!("linux-{}.log", case.name));
             fs::create_dir_all(target().join("logs"))?;
-            let result = console::converse(line, steps, Duration::from_secs(240));
-            let (text, problem) = match result {
-                Ok(text) => (text, None),
-                Err(error) => {
-                    let text = format!("{error:#}");
-                    let first = text.lines().next().unwrap_or_default().to_owned();
-                    (text, Some(first))
-                }
-            };
-            fs::write(&log, text)?;
-            let timed_out = problem
-                .as_ref()
-                .is_some_and(|problem| problem.starts_with("time was up"));
+            let talk = console::converse(line, steps, forbidden()?, Duration::from_secs(240))?;
+            fs::write(&log, talk.shown)?;
             Ok(Outcome {
-                problem,
+                problem: talk.problem,
                 quoted: vec![],
-                timed_out,
+                timed_out: talk.timed_out,
                 elapsed: start.elapsed(),
                 log,
             })
@@ -247,16 +254,8 @@ fn boot(tools: &Tools, name: &str, ready: &ReadyBoot, machine: &Machine) -> Resu
     runner::run(&qemu::program(tools), boot)
 }
 
-fn judge(report: &Report, checks: &[Check], stop: Stop) -> Outcome {
-    let reached = report
-        .watch
-        .milestones()
-        .iter()
-        .all(|(_, reached)| reached.is_some());
-    let stays = stop == Stop::Stays && reached && report.watch.forbidden_line().is_none();
+fn judge(report: &Report, checks: &[Check]) -> Outcome {
     let problem = match &report.verdict {
-        // Whether QEMU ends at an attention or leaves the machine to a debugger is QEMU's choice.
-        _ if stays && matches!(report.end, End::TimedOut | End::Exited(_)) => None,
         Verdict::Passed => checks.iter().find_map(|check| check(&report.lines).err()),
         Verdict::Failed(reason) | Verdict::TimedOut(reason) => Some(reason.clone()),
     };
@@ -267,5 +266,39 @@ fn judge(report: &Report, checks: &[Check], stop: Stop) -> Outcome {
         timed_out,
         elapsed: report.elapsed,
         log: report.log.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::milestone::End;
+
+    #[test]
+    fn each_stop_is_told_from_the_other_and_from_a_hang() {
+        let verdict = |stop: Stop, lines: &[&str], end| {
+            let mut watch = stop.watch(&[("reason", "why")], vec![]);
+            for line in lines {
+                watch.line(Duration::ZERO, line);
+            }
+            watch.verdict(end)
+        };
+        let attention = "Entering checkstop state: host executed attn";
+        let off = End::Exited(0);
+        assert_eq!(verdict(Stop::PowerOff, &["why"], off), Verdict::Passed);
+        assert_ne!(
+            verdict(Stop::PowerOff, &["why", attention], off),
+            Verdict::Passed
+        );
+        // The two streams of QEMU have no order.
+        for lines in [["why", attention], [attention, "why"]] {
+            assert_eq!(verdict(Stop::Stays, &lines, off), Verdict::Passed);
+            assert_ne!(verdict(Stop::Stays, &lines, End::TimedOut), Verdict::Passed);
+        }
+        assert_ne!(verdict(Stop::Stays, &["why"], off), Verdict::Passed);
+        assert_ne!(
+            verdict(Stop::Stays, &["why"], End::TimedOut),
+            Verdict::Passed
+        );
     }
 }

@@ -15,7 +15,7 @@ use crate::milestone::{End, Verdict, Watch};
 use crate::tools::target;
 
 /// A forbidden line is often the first of several; they are let into the log before the machine is stopped.
-const LINGER: Duration = Duration::from_secs(5);
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
 
 /// One boot and how it is judged.
 #[derive(Debug)]
@@ -189,6 +189,9 @@ mod tests {
     use super::*;
     use crate::milestone::in_order;
 
+    /// Far longer than a fork takes until it has closed what is not its own.
+    const BUSY: Duration = Duration::from_secs(60);
+
     /// Runs a shell script in the place of QEMU.
     fn boot(name: &str, script: &str, limit_ms: u64) -> Report {
         use std::os::unix::fs::PermissionsExt;
@@ -204,6 +207,7 @@ mod tests {
         let limit = Duration::from_millis(limit_ms);
         let machine = Machine::new("none");
         let name = format!("unit-{name}");
+        let start = Instant::now();
         loop {
             let boot = Boot {
                 name: &name,
@@ -215,7 +219,9 @@ mod tests {
             match run(&program, boot) {
                 Ok(report) => return report,
                 // Another test that forks at the same time holds the script open for writing for a moment.
-                Err(error) if is_busy(&error) => thread::sleep(Duration::from_millis(10)),
+                Err(error) if is_busy(&error) && start.elapsed() < BUSY => {
+                    thread::sleep(Duration::from_millis(10));
+                }
                 Err(error) => panic!("{error:#}"),
             }
         }
