@@ -1,13 +1,16 @@
 //! The verb `test`: the three levels, and how many cases each of them has.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
 use crate::tools::{Tools, repository};
@@ -36,7 +39,43 @@ pub struct Options {
     #[arg(value_enum, default_value = "all")]
     level: Level,
     /// Only the cases of these names (of the levels payload and linux)
+    #[arg(value_parser = PossibleValuesParser::new(payload_names().chain(linux_names())))]
     names: Vec<String>,
+}
+
+impl Options {
+    /// What is to be tested: with names, the levels that have one of them.
+    fn levels(&self) -> Result<Vec<Level>> {
+        let has = |level: Level, name: &str| match level {
+            Level::Payload => payload_names().any(|known| known == name),
+            Level::Linux => linux_names().any(|known| known == name),
+            Level::Host | Level::All => false,
+        };
+        let mut levels = match self.level {
+            Level::All => vec![Level::Host, Level::Payload, Level::Linux],
+            level => vec![level],
+        };
+        for name in &self.names {
+            if !levels.iter().any(|&level| has(level, name)) {
+                bail!("{name} is a case of another level");
+            }
+        }
+        if !self.names.is_empty() {
+            levels.retain(|&level| self.names.iter().any(|name| has(level, name)));
+        }
+        Ok(levels)
+    }
+}
+
+/// The cases of the level payload.
+fn payload_names() -> impl Iterator<Item = &'static str> {
+    let programs = payload::PAYLOADS.iter().map(|payload| payload.name);
+    programs.chain(trees::names()).chain([COMPARISON, FIGURES])
+}
+
+/// The cases of the level linux.
+fn linux_names() -> impl Iterator<Item = &'static str> {
+    linux::cases().into_iter().map(|case| case.name)
 }
 
 /// Counts of one level.
@@ -49,18 +88,17 @@ struct Tally {
 
 /// Tests; returns whether everything passed.
 pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
+    let levels = options.levels()?;
     setup::run(tools)?;
-    let wants = |level| options.level == level || options.level == Level::All;
     let start = Instant::now();
     let mut tallies = Vec::new();
-    if wants(Level::Host) {
-        tallies.push(host(tools)?);
-    }
-    if wants(Level::Payload) {
-        tallies.push(payload(tools, &options.names)?);
-    }
-    if wants(Level::Linux) {
-        tallies.push(linux(tools, &options.names)?);
+    for level in levels {
+        tallies.push(match level {
+            Level::Host => host(tools)?,
+            Level::Payload => payload(tools, &options.names)?,
+            Level::Linux => linux(tools, &options.names)?,
+            Level::All => continue,
+        });
     }
     println!();
     for Tally {
@@ -144,6 +182,28 @@ fn cargo_test(arguments: &[&str]) -> Result<Tally> {
     })
 }
 
+/// How much of the log of a failed case is shown: where only the output is kept, it is all there is.
+const TAIL: usize = 40;
+
+/// Returns the last lines of a log, set off from the lines about cases.
+fn tail(log: &Path) -> String {
+    match fs::read(log) {
+        Ok(bytes) => last_lines(&String::from_utf8_lossy(&bytes)),
+        Err(error) => format!("     | {}: {error}\n", log.display()),
+    }
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(TAIL);
+    let last = lines.get(from..).unwrap_or_default();
+    // A console's carriage returns and escapes would move the cursor of whoever reads this.
+    let plain = |line: &&str| -> String { line.chars().filter(|c| !c.is_control()).collect() };
+    last.iter()
+        .map(|line| format!("     | {}\n", plain(line)))
+        .collect()
+}
+
 fn chosen(name: &str, names: &[String]) -> bool {
     names.is_empty() || names.iter().any(|wanted| wanted == name)
 }
@@ -207,6 +267,7 @@ fn payload(tools: &Tools, names: &[String]) -> Result<Tally> {
                     payload.name,
                     outcome.log.display()
                 );
+                print!("{}", tail(&outcome.log));
                 tally.failed += outcome.cases.failed.len().max(1);
             }
         }
@@ -282,36 +343,45 @@ fn linux(tools: &Tools, names: &[String]) -> Result<Tally> {
             .pop_front()
     };
     let worker = || {
-        let mut counts = (0, 0);
+        let mut came = Vec::new();
         while let Some(case) = next() {
-            match attempt(tools, &case) {
-                true => counts.0 += 1,
-                false => counts.1 += 1,
-            }
+            came.push(attempt(tools, &case));
         }
-        counts
+        came
     };
-    let counts: Vec<(usize, usize)> = thread::scope(|scope| {
+    let came: Vec<Came> = thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(worker)).collect();
         workers
             .into_iter()
-            .map(|worker| worker.join().unwrap_or((0, 1)))
+            .flat_map(|worker| worker.join().unwrap_or_else(|_| vec![Came::Failed]))
             .collect()
     });
-    let (passed, failed) = counts
-        .iter()
-        .fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    let count = |which| came.iter().filter(|&&one| one == which).count();
+    let late = count(Came::PassedLate);
+    let note = match late {
+        0 => String::new(),
+        late => format!(", {late} needed a second try"),
+    };
     Ok(Tally {
         level: "linux",
-        passed,
-        failed,
-        note: String::new(),
+        passed: count(Came::Passed) + late,
+        failed: count(Came::Failed),
+        note,
     })
 }
 
+/// What came of a case.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Came {
+    Passed,
+    /// The time of its first try was up.
+    PassedLate,
+    Failed,
+}
+
 /// Runs one case, once more when its time was up, and tells what came of it.
-fn attempt(tools: &Tools, case: &linux::Ready) -> bool {
-    for last in [false, true] {
+fn attempt(tools: &Tools, case: &linux::Ready) -> Came {
+    for good in [Came::Passed, Came::PassedLate] {
         match linux::run(tools, case) {
             Ok(outcome) => {
                 let seconds = outcome.elapsed.as_secs_f64();
@@ -320,23 +390,80 @@ fn attempt(tools: &Tools, case: &linux::Ready) -> bool {
                     for line in &outcome.quoted {
                         println!("       {line}");
                     }
-                    return true;
+                    return good;
                 };
-                println!(
-                    "FAILED {:20} {seconds:6.1} s  {problem}; log: {}",
+                let again = good == Came::Passed && outcome.timed_out;
+                // At once: another case runs at the same time.
+                print!(
+                    "FAILED {:20} {seconds:6.1} s  {problem}; log: {}\n{}{}",
                     case.name,
-                    outcome.log.display()
+                    outcome.log.display(),
+                    tail(&outcome.log),
+                    if again {
+                        format!("again  {}\n", case.name)
+                    } else {
+                        String::new()
+                    },
                 );
-                if last || !outcome.timed_out {
-                    return false;
+                if !again {
+                    return Came::Failed;
                 }
-                println!("again  {:20}", case.name);
             }
             Err(error) => {
                 println!("FAILED {:20} {error:#}", case.name);
-                return false;
+                return Came::Failed;
             }
         }
     }
-    false
+    Came::Failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn levels(line: &str) -> Result<Vec<Level>, String> {
+        let line = Line::try_parse_from(format!("test {line}").split_whitespace());
+        let line = line.map_err(|error| error.to_string())?;
+        line.options.levels().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn names_choose_the_levels_that_have_them() {
+        use Level::{Host, Linux, Payload};
+        assert_eq!(levels(""), Ok(vec![Host, Payload, Linux]));
+        assert_eq!(levels("host"), Ok(vec![Host]));
+        assert_eq!(levels("all reload l1-race"), Ok(vec![Payload, Linux]));
+        assert_eq!(levels("all tree-rainier"), Ok(vec![Payload]));
+        assert_eq!(levels("linux reload"), Ok(vec![Linux]));
+    }
+
+    #[test]
+    fn a_name_that_no_level_has_is_refused_with_one_that_is_near() {
+        let error = levels("linux relaod").expect_err("misspelt");
+        assert!(
+            error.contains("similar") && error.contains("'reload'"),
+            "{error}"
+        );
+        assert!(levels("payload reload").is_err());
+        assert!(levels("host reload").is_err());
+        assert!(levels("linux opal-figures").is_err());
+    }
+
+    #[test]
+    fn the_last_lines_of_a_log_are_shown_without_what_moves_a_cursor() {
+        let many: String = (0..100).map(|n| format!("line {n}\n")).collect();
+        let shown = last_lines(&many);
+        assert_eq!(shown.lines().count(), TAIL);
+        assert_eq!(shown.lines().next(), Some("     | line 60"));
+        assert_eq!(last_lines("a\u{1b}[Kb\r\n"), "     | a[Kb\n");
+        assert_eq!(last_lines(""), "");
+    }
 }

@@ -65,6 +65,11 @@ const CASES: [Case; 5] = [
     },
 ];
 
+/// The names of all cases.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|case| case.name)
+}
+
 /// What came of a case.
 #[derive(Debug)]
 pub struct Outcome {
