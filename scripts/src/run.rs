@@ -60,10 +60,10 @@ pub struct Options {
     #[arg(long)]
     shell: bool,
     /// Seconds after which the machine is stopped
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shell")]
     timeout: Option<u64>,
     /// A file for the milestones and times as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shell")]
     json: Option<PathBuf>,
 }
 
@@ -114,4 +114,23 @@ pub fn run(tools: &Tools, options: Options) -> Result<bool> {
         image::replace(&file, table::json(choice.mode.name(), &report).as_bytes())?;
     }
     Ok(report.verdict == Verdict::Passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        _options: super::Options,
+    }
+
+    #[test]
+    fn what_a_console_for_a_person_cannot_honour_is_refused() {
+        let is_good = |line: &str| Line::try_parse_from(line.split(' ')).is_ok();
+        assert!(is_good("run opal --shell") && is_good("run opal --timeout 5 --json x"));
+        assert!(!is_good("run opal --shell --timeout 5"));
+        assert!(!is_good("run opal --json x --shell"));
+    }
 }
