@@ -8,7 +8,7 @@ use crate::command;
 use crate::tools::repository;
 
 /// Our crates and the crates of ours that each may depend on. `papr-services` and `opal-calls` know no device.
-const GRAPH: [(&str, &[&str]); 14] = [
+const GRAPH: [(&str, &[&str]); 13] = [
     ("isa", &[]),
     ("nest", &["isa"]),
     ("platform-p10", &["isa", "nest"]),
@@ -29,18 +29,6 @@ const GRAPH: [(&str, &[&str]); 14] = [
         ],
     ),
     ("scripts", &["pnor-image"]),
-    (
-        "tests",
-        &[
-            "isa",
-            "nest",
-            "opal-calls",
-            "papr-services",
-            "platform-p10",
-            "platform-p11",
-            "pnor-image",
-        ],
-    ),
     ("host-counters", &[]),
     ("payload-common", &[]),
     ("l1-payload", &["isa", "papr-services", "payload-common"]),

@@ -1,1 +1,0 @@
-//! Everything bigger than a unit.
