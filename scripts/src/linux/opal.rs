@@ -138,7 +138,7 @@ pub(super) fn cases() -> Vec<Case> {
                 machine: "powernv11".to_owned(),
                 smp: "4,cores=2,threads=2".to_owned(),
                 memory: "2G".to_owned(),
-                append: "nidus_do=kexec".to_owned(),
+                append: "nidus_do=kexec crashkernel=256M@512M".to_owned(),
                 ..opal()
             },
             vec![four_threads_come_and_go],
