@@ -4,158 +4,37 @@
 //! of the one window that is open. The BMC is another computer, which restarts when it likes and may be wrong: every answer
 //! is checked for command, sequence, length and sense, and a window is asked for again when one is lost. The surprising
 //! fact: what is written into a write window is in the BMC's memory only, and reaches the flash when it was marked dirty
-//! and flushed; the BMC sees none of the accesses.
+//! and flushed; the BMC sees none of the accesses. And what is read from a window that the BMC has closed looks like flash:
+//! so whether the window was there is asked afterwards, of the bus and of the BMC's events.
 
-use core::fmt;
+mod error;
+mod events;
+mod protocol;
+mod window;
 
-use crate::ipmi::{IpmiError, Request, Response, Transport};
-use crate::lpc::{Lpc, Opb, OutOfRange};
-use crate::mmio::Mmio;
+pub use error::HiomapError;
+pub use events::{EVENT_COMMAND, News, Told, event};
+pub use protocol::is_of_protocol;
+pub use window::FirmwareSpace;
 
-/// Where the protocol's messages go: the vendor's function, and the command for it on all boards that are known.
-const NETFN: u8 = 0x3a;
-const COMMAND: u8 = 0x5a;
+use isa::timebase::{Deadline, Ticks};
+use protocol::{NEWEST, Operation};
+use window::{Window, part};
 
-/// The newest version that is spoken here.
-const NEWEST: u8 = 3;
-const OLDEST: u8 = 2;
-/// Blocks of 4 KiB to 1 MiB.
-const SHIFTS: core::ops::RangeInclusive<u8> = 12..=20;
+use crate::ipmi::{Event, IpmiError, Transport, next_event};
+use crate::lpc::OutOfRange;
 
 /// How often something is tried again after the BMC lost its state.
 const TRIES: u32 = 2;
 
-/// Bits of the BMC's events.
-pub mod event {
-    /// The version has to be negotiated again.
-    pub const PROTOCOL_RESET: u8 = 0x01;
-    /// The window is gone.
-    pub const WINDOW_RESET: u8 = 0x02;
-    /// The BMC has the flash for itself.
-    pub const FLASH_LOST: u8 = 0x40;
-    /// The BMC takes requests.
-    pub const DAEMON_READY: u8 = 0x80;
-}
-
-/// The vendor's command in an event record that carries [`event`] bits in its first byte.
-pub const EVENT_COMMAND: u8 = 0x0f;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Operation {
-    Reset = 1,
-    GetInfo = 2,
-    GetFlashInfo = 3,
-    CreateReadWindow = 4,
-    CreateWriteWindow = 6,
-    MarkDirty = 7,
-    Flush = 8,
-    Ack = 9,
-    Erase = 10,
-}
-
-/// Why the flash cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HiomapError {
-    /// The BMC did not answer, or refused.
-    Bmc(IpmiError),
-    /// It speaks a version that is not known.
-    Version(u8),
-    /// Its answer makes no sense: what of it.
-    Nonsense(&'static str),
-    /// The range is not within the flash.
-    Outside,
-    /// An erase that does not begin and end at an erase block.
-    Misaligned,
-    /// The BMC keeps the flash for itself, or its daemon is down: try again later.
-    Lost,
-}
-
-impl From<IpmiError> for HiomapError {
-    fn from(error: IpmiError) -> Self {
-        Self::Bmc(error)
-    }
-}
-
-impl From<OutOfRange> for HiomapError {
-    fn from(_: OutOfRange) -> Self {
-        Self::Nonsense("a window outside the LPC space")
-    }
-}
-
-impl fmt::Display for HiomapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bmc(error) => write!(f, "the BMC: {error}"),
-            Self::Version(version) => write!(f, "the BMC speaks version {version} of HIOMAP"),
-            Self::Nonsense(what) => write!(f, "the BMC answers nonsense: {what}"),
-            Self::Outside => f.write_str("outside the flash"),
-            Self::Misaligned => f.write_str("not whole erase blocks"),
-            Self::Lost => f.write_str("the BMC has taken the flash for itself"),
-        }
-    }
-}
-
-/// LPC firmware space, where windows are.
-pub trait FirmwareSpace {
-    /// Reads from `address` on.
-    ///
-    /// # Errors
-    /// [`OutOfRange`] when the range leaves the space; nothing was read.
-    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange>;
-
-    /// Writes from `address` on.
-    ///
-    /// # Errors
-    /// [`OutOfRange`] when the range leaves the space; nothing was written.
-    fn write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange>;
-}
-
-impl<M: Mmio<Opb>> FirmwareSpace for Lpc<M> {
-    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange> {
-        self.fw_read(address, into)
-    }
-
-    fn write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange> {
-        self.fw_write(address, from)
-    }
-}
-
-/// The window that is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Window {
-    /// Where it is in firmware space.
-    address: u64,
-    /// The place in flash that it begins with.
-    flash: u64,
-    /// Bytes.
-    size: u64,
-    is_writable: bool,
-}
-
-impl Window {
-    /// Bytes of the window from the place `at` of the flash on; none if that is not in it.
-    fn left(&self, at: u64) -> u64 {
-        match at.checked_sub(self.flash) {
-            Some(offset) => self.size.saturating_sub(offset),
-            None => 0,
-        }
-    }
-
-    /// The address of the place `at` of the flash, which is in the window.
-    fn address_of(&self, at: u64) -> Result<u32, HiomapError> {
-        let address = at.wrapping_sub(self.flash).wrapping_add(self.address);
-        u32::try_from(address).map_err(|_| OutOfRange.into())
-    }
-}
-
-/// What was agreed on with the BMC.
-struct Agreed {
-    version: u8,
-    shift: u8,
-    size: u64,
-    granule: u64,
-}
+/// How long an operation may take, and how much longer for each MiB of it: firmware space has about 4 MiB a second, and the
+/// BMC about one to write. One request may run over it, since that has a limit of its own.
+const PATIENCE: Ticks = Ticks::from_s(10);
+const PATIENCE_FOR_MIB: u64 = 4;
+/// Most bytes between two looks at what the BMC has told.
+const PIECE: u64 = 0x1_0000;
+/// Most events that are taken at a time: a broken BMC can claim to have one more for ever.
+const EVENTS: u32 = 16;
 
 /// The flash behind the BMC.
 #[derive(Debug)]
@@ -168,6 +47,10 @@ pub struct Hiomap {
     window: Option<Window>,
     /// Events that were not dealt with yet.
     events: u8,
+    /// Somebody else has used the protocol since.
+    disturbed: bool,
+    /// Where events come from; the driver asks the BMC itself while nobody else does.
+    told: Option<&'static Told>,
 }
 
 impl Hiomap {
@@ -184,6 +67,8 @@ impl Hiomap {
             granule: 0,
             window: None,
             events: event::DAEMON_READY,
+            disturbed: false,
+            told: None,
         };
         let agreed = flash.negotiate(bmc)?;
         Ok(Self {
@@ -213,19 +98,29 @@ impl Hiomap {
         self.version
     }
 
+    /// From now on somebody else asks the BMC for its events, and puts what is for the flash into this box.
+    pub const fn listen_to(&mut self, told: &'static Told) {
+        self.told = Some(told);
+    }
+
     /// Takes what an event of the BMC says: all bits of [`event`] as they are now.
     pub fn note(&mut self, bits: u8) {
-        let state = event::FLASH_LOST | event::DAEMON_READY;
-        self.events = bits & state | (self.events | bits) & !state;
+        self.events = events::after(self.events, bits);
         if self.events & (event::PROTOCOL_RESET | event::WINDOW_RESET) != 0 {
             self.window = None;
         }
     }
 
+    /// Forgets the window, so that the next operation gets it from the BMC again: what it reads then owes nothing to what
+    /// was read before.
+    pub const fn forget_window(&mut self) {
+        self.window = None;
+    }
+
     /// Reads from the place `at` on.
     ///
     /// # Errors
-    /// As [`HiomapError`] says; the buffer may be filled in part.
+    /// As [`HiomapError`] says; the buffer may be filled in part, and what is in it means nothing.
     pub fn read(
         &mut self,
         bmc: &mut impl Transport,
@@ -233,17 +128,12 @@ impl Hiomap {
         at: u64,
         into: &mut [u8],
     ) -> Result<(), HiomapError> {
-        self.check(at, into.len() as u64)?;
-        let (mut at, mut rest) = (at, into);
-        while !rest.is_empty() {
-            let window = self.window_for(bmc, at, rest.len() as u64, false)?;
-            let count = usize::try_from(window.left(at)).unwrap_or(usize::MAX);
-            let (piece, after) = rest.split_at_mut(count.min(rest.len()));
-            space.read(window.address_of(at)?, piece)?;
-            at += piece.len() as u64;
-            rest = after;
-        }
-        Ok(())
+        let length = into.len() as u64;
+        self.in_windows(bmc, at, length, false, |_, _, window, place, count| {
+            let piece = part(at, place, count).and_then(|range| into.get_mut(range));
+            let piece = piece.ok_or(HiomapError::Outside)?;
+            Ok(space.read(window.address_of(place)?, piece)?)
+        })
     }
 
     /// Writes from the place `at` on, and returns when the flash has it. The BMC erases by itself.
@@ -257,19 +147,19 @@ impl Hiomap {
         at: u64,
         from: &[u8],
     ) -> Result<(), HiomapError> {
-        self.check(at, from.len() as u64)?;
-        let (mut at, mut rest) = (at, from);
-        while !rest.is_empty() {
-            let window = self.window_for(bmc, at, rest.len() as u64, true)?;
-            let count = usize::try_from(window.left(at)).unwrap_or(usize::MAX);
-            let (piece, after) = rest.split_at(count.min(rest.len()));
-            space.write(window.address_of(at)?, piece)?;
-            let range = self.range(at - window.flash, piece.len() as u64)?;
-            self.finish(bmc, Operation::MarkDirty, range)?;
-            at += piece.len() as u64;
-            rest = after;
-        }
-        Ok(())
+        let length = from.len() as u64;
+        self.in_windows(bmc, at, length, true, |flash, bmc, window, place, count| {
+            let piece = part(at, place, count).and_then(|range| from.get(range));
+            let piece = piece.ok_or(HiomapError::Outside)?;
+            space.write(window.address_of(place)?, piece)?;
+            // Before the BMC makes it last: into a window that is gone, nothing was written.
+            flash.hear(bmc)?;
+            if flash.window != Some(window) {
+                return Ok(());
+            }
+            let range = flash.range(place - window.flash, count)?;
+            flash.finish(bmc, Operation::MarkDirty, range)
+        })
     }
 
     /// Erases whole erase blocks, and returns when the flash is erased.
@@ -286,16 +176,102 @@ impl Hiomap {
         if !at.is_multiple_of(self.granule) || !length.is_multiple_of(self.granule) {
             return Err(HiomapError::Misaligned);
         }
-        let (mut at, mut left) = (at, length);
-        while left > 0 {
-            let window = self.window_for(bmc, at, left, true)?;
-            let count = window.left(at).min(left);
-            let range = self.range(at - window.flash, count)?;
-            self.finish(bmc, Operation::Erase, range)?;
-            at += count;
-            left -= count;
+        self.in_windows(bmc, at, length, true, |flash, bmc, window, place, count| {
+            let range = flash.range(place - window.flash, count)?;
+            flash.finish(bmc, Operation::Erase, range)
+        })
+    }
+
+    /// Does `work` with a range, piece by piece, each in a window: with the place of the piece and its length. A piece whose
+    /// window was not there until the end is done again.
+    fn in_windows<T: Transport>(
+        &mut self,
+        bmc: &mut T,
+        at: u64,
+        length: u64,
+        is_writable: bool,
+        mut work: impl FnMut(&mut Self, &mut T, Window, u64, u64) -> Result<(), HiomapError>,
+    ) -> Result<(), HiomapError> {
+        self.check(at, length)?;
+        let more = Ticks::from_s((length >> 20).saturating_mul(PATIENCE_FOR_MIB));
+        let deadline = Deadline::after(Ticks(PATIENCE.0.saturating_add(more.0)));
+        let piece = PIECE.max(self.granule);
+        let (mut done, mut failures) = (0, 0);
+        while done < length {
+            let place = at + done;
+            let window = self.window_for(bmc, place, length - done, is_writable)?;
+            let count = window.left(place).min(length - done).min(piece);
+            let worked = work(self, bmc, window, place, count);
+            let worked = worked.and_then(|()| self.hear(bmc));
+            let failure = match worked {
+                Ok(()) if self.window == Some(window) => None,
+                Ok(()) => Some(HiomapError::Lost),
+                Err(error) if error.may_pass() => Some(error),
+                Err(error) => return Err(error),
+            };
+            match failure {
+                None => {
+                    done += count;
+                    failures = 0;
+                }
+                Some(error) => {
+                    failures += 1;
+                    if failures == TRIES {
+                        return Err(error);
+                    }
+                    self.doubt(error);
+                }
+            }
+            if done < length && deadline.has_passed() {
+                return Err(HiomapError::TooSlow);
+            }
         }
         Ok(())
+    }
+
+    /// After this error, what was agreed with the BMC may not hold any more.
+    fn doubt(&mut self, error: HiomapError) {
+        self.window = None;
+        if matches!(error, HiomapError::Bmc(_)) {
+            self.events |= event::PROTOCOL_RESET;
+        }
+    }
+
+    /// Hears what the BMC has told of the flash.
+    fn hear(&mut self, bmc: &mut impl Transport) -> Result<(), HiomapError> {
+        if let Some(told) = self.told {
+            if let Some(News { bits, disturbed }) = told.take() {
+                if let Some(bits) = bits {
+                    self.note(bits);
+                }
+                if disturbed {
+                    self.disturbed = true;
+                    self.window = None;
+                }
+            }
+        } else {
+            for _ in 0..EVENTS {
+                if !bmc.wants_attention() {
+                    break;
+                }
+                match next_event(bmc)? {
+                    None => break,
+                    Some(Event::Oem {
+                        command: EVENT_COMMAND,
+                        data: [bits, ..],
+                    }) => self.note(bits),
+                    Some(_) => {}
+                }
+            }
+        }
+        if self.is_lost() {
+            self.window = None;
+        }
+        Ok(())
+    }
+
+    const fn is_lost(&self) -> bool {
+        self.events & event::FLASH_LOST != 0 || self.events & event::DAEMON_READY == 0
     }
 
     /// Gives the window back, before somebody else uses the protocol: the next firmware, or a kernel's own driver.
@@ -357,6 +333,7 @@ impl Hiomap {
     ) -> Result<Window, HiomapError> {
         let mut last = HiomapError::Lost;
         for _ in 0..TRIES {
+            self.hear(bmc)?;
             self.settle_events(bmc)?;
             if let Some(window) = self.window
                 && window.left(at) > 0
@@ -367,9 +344,9 @@ impl Hiomap {
             match self.open(bmc, at, length, is_writable) {
                 Ok(window) => return Ok(window),
                 // A BMC that restarted has forgotten what was agreed; one that is not there has not.
-                Err(HiomapError::Bmc(IpmiError::Refused(code))) => {
-                    last = HiomapError::Bmc(IpmiError::Refused(code));
-                    self.events |= event::PROTOCOL_RESET;
+                Err(error @ HiomapError::Bmc(IpmiError::Refused(_))) => {
+                    last = error;
+                    self.doubt(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -419,16 +396,18 @@ impl Hiomap {
 
     /// Deals with what the BMC has told since.
     fn settle_events(&mut self, bmc: &mut impl Transport) -> Result<(), HiomapError> {
-        if self.events & event::FLASH_LOST != 0 || self.events & event::DAEMON_READY == 0 {
+        if self.is_lost() {
             return Err(HiomapError::Lost);
         }
         let told = self.events & (event::PROTOCOL_RESET | event::WINDOW_RESET);
-        if told == 0 {
+        if told == 0 && !self.disturbed {
             return Ok(());
         }
         self.window = None;
-        self.command(bmc, Operation::Ack, &[told])?;
-        if told & event::PROTOCOL_RESET != 0 {
+        if told != 0 {
+            self.command(bmc, Operation::Ack, &[told])?;
+        }
+        if told & event::PROTOCOL_RESET != 0 || self.disturbed {
             let agreed = self.negotiate(bmc)?;
             if (agreed.size, agreed.granule) != (self.size, self.granule) {
                 // Callers have worked with the old size; another flash is not theirs.
@@ -438,84 +417,8 @@ impl Hiomap {
             self.shift = agreed.shift;
         }
         self.events &= !told;
+        self.disturbed = false;
         Ok(())
-    }
-
-    /// Agrees on a version, and asks for the sizes. Nothing is changed before all of it is known to make sense.
-    fn negotiate(&mut self, bmc: &mut impl Transport) -> Result<Agreed, HiomapError> {
-        const NO_WISH: u8 = 0; // for the size of blocks
-        let info = self.command(bmc, Operation::GetInfo, &[NEWEST, NO_WISH])?;
-        let [_, _, version, shift, ..] = *info.data() else {
-            return Err(HiomapError::Nonsense("GET_INFO is too short"));
-        };
-        if !(OLDEST..=NEWEST).contains(&version) {
-            return Err(HiomapError::Version(version));
-        }
-        if !SHIFTS.contains(&shift) {
-            return Err(HiomapError::Nonsense("the size of blocks"));
-        }
-        let device: &[u8] = if version >= 3 { &[0] } else { &[] };
-        let [s0, s1, g0, g1] = self.answer(bmc, Operation::GetFlashInfo, device)?;
-        // 16 bits do not hold the size of a flash with 65536 blocks: that one reads as none.
-        let blocks = match u16::from_le_bytes([s0, s1]) {
-            0 => 1 << 16,
-            blocks => u64::from(blocks),
-        };
-        let size = blocks << shift;
-        let granule = u64::from(u16::from_le_bytes([g0, g1])) << shift;
-        if granule == 0 || !size.is_multiple_of(granule) {
-            return Err(HiomapError::Nonsense("the size of erase blocks"));
-        }
-        Ok(Agreed {
-            version,
-            shift,
-            size,
-            granule,
-        })
-    }
-
-    /// Makes a request whose answer has exactly `N` bytes.
-    fn answer<const N: usize>(
-        &mut self,
-        bmc: &mut impl Transport,
-        operation: Operation,
-        arguments: &[u8],
-    ) -> Result<[u8; N], HiomapError> {
-        let response = self.command(bmc, operation, arguments)?;
-        let parameters = response.data().get(2..).unwrap_or_default();
-        parameters
-            .try_into()
-            .map_err(|_| HiomapError::Nonsense("an answer of another length"))
-    }
-
-    /// Makes a request; the answer repeats operation and sequence.
-    fn command(
-        &mut self,
-        bmc: &mut impl Transport,
-        operation: Operation,
-        arguments: &[u8],
-    ) -> Result<Response, HiomapError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut data = [0; 2 + 5];
-        let (head, tail) = data.split_at_mut(2);
-        head.copy_from_slice(&[operation as u8, self.sequence]);
-        let length = arguments.len();
-        tail.get_mut(..length)
-            .ok_or(HiomapError::Outside)?
-            .copy_from_slice(arguments);
-        let response = bmc.transact(&Request {
-            netfn: NETFN,
-            lun: 0,
-            command: COMMAND,
-            data: data.get(..2 + length).unwrap_or_default(),
-        })?;
-        if response.completion != 0 {
-            return Err(IpmiError::Refused(response.completion).into());
-        }
-        if response.data().first_chunk() != Some(&[operation as u8, self.sequence]) {
-            return Err(HiomapError::Nonsense("the answer to another request"));
-        }
-        Ok(response)
     }
 }
 

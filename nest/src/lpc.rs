@@ -87,6 +87,30 @@ impl fmt::Display for OutOfRange {
     }
 }
 
+/// Why firmware space was not read or written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FwError {
+    /// The range leaves the space; nothing was accessed.
+    OutOfRange,
+    /// The bus reported an error at this address: what was read is not what is there.
+    Bus(Status, u32),
+}
+
+impl From<OutOfRange> for FwError {
+    fn from(_: OutOfRange) -> Self {
+        Self::OutOfRange
+    }
+}
+
+impl fmt::Display for FwError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfRange => OutOfRange.fmt(f),
+            Self::Bus(status, address) => write!(f, "LPC error {status:?} at {address:#x}"),
+        }
+    }
+}
+
 /// Byte access to LPC IO ports: the bus of the UART, the clock and the BMC's interfaces.
 pub trait IoSpace {
     /// Reads a port.
@@ -117,9 +141,12 @@ pub struct Lpc<M> {
     controller: Mutex<Controller, rank::Lpc>,
 }
 
-/// Evidence that the controller's lock is held.
+/// What is under the controller's lock.
 #[derive(Debug)]
-struct Controller;
+struct Controller {
+    /// Errors that were latched when somebody needed to see only his own.
+    kept: Option<(Status, u32)>,
+}
 
 impl CiLpc {
     /// The LPC bus whose OPB window is at `base`, by cache-inhibited accesses.
@@ -140,7 +167,7 @@ impl<M> Lpc<M> {
     pub const fn new(mmio: M) -> Self {
         Self {
             mmio,
-            controller: Mutex::new(Controller),
+            controller: Mutex::new(Controller { kept: None }),
         }
     }
 }
@@ -159,7 +186,13 @@ impl<M: Mmio<Opb>> Lpc<M> {
 
     /// The errors latched since the last call, with the address of the last one; clears them.
     pub fn take_errors(&self) -> Option<(Status, u32)> {
-        let _controller = self.controller.lock();
+        let mut controller = self.controller.lock();
+        let kept = controller.kept.take();
+        self.latched().or(kept)
+    }
+
+    /// The errors that are latched, with the address of the last one; clears them.
+    fn latched(&self) -> Option<(Status, u32)> {
         let errors = Status::from_bits_truncate(self.mmio.read32(IRQSTAT));
         if errors.is_empty() {
             return None;
@@ -194,10 +227,12 @@ impl<M: Mmio<Opb>> Lpc<M> {
     /// Reads firmware space (the flash window) from `address` on.
     ///
     /// # Errors
-    /// [`OutOfRange`] when the range leaves the 4 GiB space; nothing was read.
-    pub fn fw_read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange> {
+    /// [`FwError::OutOfRange`] when the range leaves the 4 GiB space; nothing was read. [`FwError::Bus`]: a device that
+    /// does not answer reads as ones, so all of it is in doubt.
+    pub fn fw_read(&self, address: u32, into: &mut [u8]) -> Result<(), FwError> {
         check_fw(address, into.len())?;
-        let controller = self.controller.lock();
+        let mut controller = self.controller.lock();
+        self.keep_errors(&mut controller);
         let mut space = FirmwareSpace::new(&self.mmio, &controller);
         let mut at = address;
         let (head, words) = into.split_at_mut(to_word(address, into.len()));
@@ -214,16 +249,18 @@ impl<M: Mmio<Opb>> Lpc<M> {
                 at = at.wrapping_add(1);
             }
         }
-        Ok(())
+        self.own_errors()
     }
 
     /// Writes firmware space from `address` on. Whether it reaches the flash is up to the window the BMC opened.
     ///
     /// # Errors
-    /// [`OutOfRange`] when the range leaves the 4 GiB space; nothing was written.
-    pub fn fw_write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange> {
+    /// [`FwError::OutOfRange`] when the range leaves the 4 GiB space; nothing was written. [`FwError::Bus`]: any part of it may
+    /// be written.
+    pub fn fw_write(&self, address: u32, from: &[u8]) -> Result<(), FwError> {
         check_fw(address, from.len())?;
-        let controller = self.controller.lock();
+        let mut controller = self.controller.lock();
+        self.keep_errors(&mut controller);
         let mut space = FirmwareSpace::new(&self.mmio, &controller);
         let mut at = address;
         let (head, words) = from.split_at(to_word(address, from.len()));
@@ -238,7 +275,21 @@ impl<M: Mmio<Opb>> Lpc<M> {
                 at = at.wrapping_add(1);
             }
         }
-        Ok(())
+        self.own_errors()
+    }
+
+    /// Puts earlier errors aside for [`take_errors`](Self::take_errors), so that those to come are of the accesses to come.
+    fn keep_errors(&self, controller: &mut Controller) {
+        controller.kept = self.latched().or(controller.kept);
+    }
+
+    /// What the bus made of the accesses since [`keep_errors`](Self::keep_errors). Another thread's error on an IO port counts
+    /// too: IO takes no lock.
+    fn own_errors(&self) -> Result<(), FwError> {
+        match self.latched() {
+            None => Ok(()),
+            Some((status, address)) => Err(FwError::Bus(status, address)),
+        }
     }
 
     /// Runs `access` with "no response" masked; `None` when that is what happened.
@@ -413,6 +464,7 @@ mod tests {
     #[test]
     fn firmware_space_selects_segment_and_size_only_when_they_change() {
         let lpc = Lpc::new(Expect::new([
+            Get32(STAT, 0),
             Put32(0xc001_2028, 0),
             Put32(0xc001_2024, 0),
             Get8(0xffff_ffff, 0xaa),
@@ -422,6 +474,7 @@ mod tests {
             Get32(0xf000_0004, 0x0506_0708),
             Put32(0xc001_2028, 0),
             Get8(0xf000_0008, 9),
+            Get32(STAT, 0),
         ]));
         let mut bytes = [0; 10];
         assert_eq!(lpc.fw_read(0x0fff_ffff, &mut bytes), Ok(()));
@@ -431,11 +484,42 @@ mod tests {
     #[test]
     fn firmware_writes_keep_byte_order() {
         let lpc = Lpc::new(Expect::new([
+            Get32(STAT, 0),
             Put32(0xc001_2024, 0),
             Put8(0xf000_0003, 1),
             Put32(0xf000_0004, 0x0203_0405),
+            Get32(STAT, 0),
         ]));
         assert_eq!(lpc.fw_write(3, &[1, 2, 3, 4, 5]), Ok(()));
+    }
+
+    #[test]
+    fn firmware_space_that_nobody_answers_is_told_and_earlier_errors_are_not_lost() {
+        const ADDRESS: u64 = 0xc001_2040;
+        let lpc = Lpc::new(Expect::new([
+            Get32(STAT, 0x10),
+            Get32(ADDRESS, 0xd001_0123),
+            Put32(STAT, 0x10),
+            Put32(0xc001_2028, 0),
+            Put32(0xc001_2024, 0),
+            Get8(0xf000_0001, 0xff),
+            Get32(STAT, 0x40),
+            Get32(ADDRESS, 0xf000_0001),
+            Put32(STAT, 0x40),
+            // A write, of which nobody complains.
+            Get32(STAT, 0),
+            Put32(0xc001_2024, 0),
+            Put8(0xf000_0001, 7),
+            Get32(STAT, 0),
+            // What is left is the first.
+            Get32(STAT, 0),
+        ]));
+        assert_eq!(
+            lpc.fw_read(1, &mut [0]),
+            Err(FwError::Bus(Status::NO_RESPONSE, 0xf000_0001))
+        );
+        assert_eq!(lpc.fw_write(1, &[7]), Ok(()));
+        assert_eq!(lpc.take_errors(), Some((Status::TIMEOUT, 0xd001_0123)));
     }
 
     #[test]
@@ -443,7 +527,10 @@ mod tests {
         let lpc = Lpc::new(Expect::new([]));
         assert_eq!(lpc.mem_read(0x1000_0000), Err(OutOfRange));
         assert_eq!(lpc.mem_write(u32::MAX, 0), Err(OutOfRange));
-        assert_eq!(lpc.fw_read(0xffff_fffe, &mut [0; 3]), Err(OutOfRange));
-        assert_eq!(lpc.fw_write(0xffff_ffff, &[0; 2]), Err(OutOfRange));
+        assert_eq!(
+            lpc.fw_read(0xffff_fffe, &mut [0; 3]),
+            Err(FwError::OutOfRange)
+        );
+        assert_eq!(lpc.fw_write(0xffff_ffff, &[0; 2]), Err(FwError::OutOfRange));
     }
 }

@@ -3,7 +3,7 @@
 //! Surprising fact: what a kernel asks for here is done, whatever it does to the machine; it owns it.
 #![forbid(unsafe_code)]
 
-use nest::lpc::IoSpace as _;
+use nest::lpc::{FwError, IoSpace as _};
 use nest::scom::{ChipIndex, Scom as _, ScomAddr, ScomError};
 use opal_calls::args::ChipId;
 use opal_calls::error::{Answer, OpalError, SUCCESS};
@@ -59,7 +59,7 @@ impl Opal {
                 }
             }
             LPC_FIRMWARE => {
-                bus.fw_read(addr, part).map_err(|_| bad)?;
+                bus.fw_read(addr, part).map_err(fw_code)?;
                 part.reverse();
             }
             _ => return Err(bad),
@@ -95,11 +95,18 @@ impl Opal {
             }
             LPC_FIRMWARE => {
                 part.reverse();
-                bus.fw_write(addr, part).map_err(|_| bad)?;
+                bus.fw_write(addr, part).map_err(fw_code)?;
             }
             _ => return Err(bad),
         }
         SUCCESS
+    }
+}
+
+const fn fw_code(error: FwError) -> OpalError {
+    match error {
+        FwError::OutOfRange => OpalError::OPAL_PARAMETER,
+        FwError::Bus(..) => OpalError::OPAL_HARDWARE,
     }
 }
 

@@ -1,12 +1,17 @@
 //! Tests of HIOMAP against a model of a BMC, which can also be wrong, late, or restart.
 
-use std::cell::RefCell;
+use std::boxed::Box;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::vec;
 use std::vec::Vec;
 
+use isa::timebase;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ipmi::{Request, Response};
+use crate::lpc::{FwError, Status};
 
 const BLOCK: usize = 0x1000;
 const BLOCKS: usize = 64;
@@ -35,6 +40,13 @@ struct Model {
     restarted: bool,
     lie: Option<(u8, Lie)>,
     silent: bool,
+    /// How long each answer takes.
+    pace: Ticks,
+    /// Events that it has to tell, and after how many more accesses to the window it does: then the window is closed.
+    events: VecDeque<u8>,
+    restarts_after: Cell<Option<u32>>,
+    /// How many accesses to the window nobody will answer.
+    bus_errors: Cell<u32>,
 }
 
 impl Model {
@@ -52,7 +64,23 @@ impl Model {
             restarted: false,
             lie: None,
             silent: false,
+            pace: Ticks(0),
+            events: VecDeque::new(),
+            restarts_after: Cell::new(None),
+            bus_errors: Cell::new(0),
         }
+    }
+
+    /// What becomes of an access to the window: whether it is answered, and whether the window is still there.
+    fn access(&self) -> Result<bool, FwError> {
+        if let Some(left) = self.bus_errors.get().checked_sub(1) {
+            self.bus_errors.set(left);
+            return Err(FwError::Bus(Status::NO_RESPONSE, 0xf800_0000));
+        }
+        let left = self.restarts_after.get();
+        self.restarts_after
+            .set(left.and_then(|left| left.checked_sub(1)));
+        Ok(left != Some(0))
     }
 
     fn flash_at(&self, at: usize, length: usize) -> Vec<u8> {
@@ -126,7 +154,11 @@ impl Model {
 
 impl Transport for Model {
     fn transact(&mut self, request: &Request<'_>) -> Result<Response, IpmiError> {
-        assert_eq!((request.netfn, request.command), (0x3a, 0x5a));
+        timebase::fake::advance(self.pace);
+        if request.netfn == 6 {
+            return Ok(self.tell(request));
+        }
+        assert!(is_of_protocol(request.netfn, request.command));
         if self.silent {
             return Err(IpmiError::Timeout);
         }
@@ -148,7 +180,25 @@ impl Transport for Model {
     }
 
     fn wants_attention(&mut self) -> bool {
-        false
+        !self.events.is_empty()
+    }
+}
+
+impl Model {
+    /// Answers what it is asked about its events.
+    fn tell(&mut self, request: &Request<'_>) -> Response {
+        let answer = match request.command {
+            0x31 => vec![if self.events.is_empty() { 0 } else { 2 }],
+            0x35 => {
+                let bits = self.events.pop_front().expect("one is there");
+                let mut record = vec![0x55, 0x55, 0xc0];
+                record.resize(10, 0);
+                record.extend([0x3a, EVENT_COMMAND, bits, 0, 0, 0]);
+                record
+            }
+            other => unreachable!("command {other:#x}"),
+        };
+        Response::new(0, &answer).expect("short")
     }
 }
 
@@ -156,13 +206,13 @@ impl Transport for Model {
 struct Space<'a>(&'a RefCell<Vec<u8>>);
 
 impl FirmwareSpace for Space<'_> {
-    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange> {
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), FwError> {
         let at = address as usize - usize::from(WINDOW_AT) * BLOCK;
         into.copy_from_slice(&self.0.borrow()[at..at + into.len()]);
         Ok(())
     }
 
-    fn write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange> {
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), FwError> {
         let at = address as usize - usize::from(WINDOW_AT) * BLOCK;
         self.0.borrow_mut()[at..at + from.len()].copy_from_slice(from);
         Ok(())
@@ -209,23 +259,42 @@ impl Transport for &Shared<'_> {
         self.0.borrow_mut().transact(request)
     }
     fn wants_attention(&mut self) -> bool {
-        false
+        self.0.borrow_mut().wants_attention()
+    }
+}
+
+impl Shared<'_> {
+    /// Whether there is a window for an access; without one what is read are ones.
+    fn access(&self) -> Result<bool, FwError> {
+        let mut model = self.0.borrow_mut();
+        assert!(model.window.is_some(), "an access without a window");
+        let is_there = model.access()?;
+        if !is_there {
+            model.restarted = true;
+            model.window = None;
+            model
+                .events
+                .push_back(event::DAEMON_READY | event::PROTOCOL_RESET | event::WINDOW_RESET);
+        }
+        Ok(is_there)
     }
 }
 
 impl FirmwareSpace for Shared<'_> {
-    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange> {
-        let model = self.0.borrow();
-        assert!(model.window.is_some(), "read without a window");
-        Space(&model.memory).read(address, into)
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), FwError> {
+        if self.access()? {
+            return Space(&self.0.borrow().memory).read(address, into);
+        }
+        into.fill(0xff);
+        Ok(())
     }
-    fn write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange> {
-        let model = self.0.borrow();
-        assert!(
-            matches!(model.window, Some((_, true))),
-            "write without a write window"
-        );
-        Space(&model.memory).write(address, from)
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), FwError> {
+        let is_writable = matches!(self.0.borrow().window, Some((_, true)));
+        assert!(is_writable, "write without a write window");
+        if self.access()? {
+            return Space(&self.0.borrow().memory).write(address, from);
+        }
+        Ok(())
     }
 }
 
@@ -348,6 +417,94 @@ fn a_lost_window_is_opened_again_and_a_lost_flash_is_waited_for() {
     assert_eq!(rig.read(0, 2), Err(HiomapError::Lost));
     rig.flash.note(event::DAEMON_READY);
     assert_eq!(rig.read(0, 2), Ok(vec![1, 2]));
+}
+
+#[test]
+fn what_was_read_when_the_bus_had_errors_is_read_again() {
+    let mut rig = Rig::new(2);
+    rig.read(0, 16).expect("read");
+    rig.bmc.requests.clear();
+    rig.bmc.bus_errors.set(1);
+    assert_eq!(rig.read(0, 16), Ok(rig.bmc.flash_at(0, 16)));
+    assert_eq!(rig.bmc.requests[0][0], 4, "in a window of its own");
+    rig.bmc.bus_errors.set(2);
+    let error = Err(HiomapError::Bus(FwError::Bus(
+        Status::NO_RESPONSE,
+        0xf800_0000,
+    )));
+    assert_eq!(rig.read(0, 16), error);
+    rig.bmc.bus_errors.set(1);
+    rig.write(0x100, &[7; 16]).expect("written");
+    assert_eq!(rig.bmc.flash_at(0x100, 16), [7; 16]);
+    rig.bmc.bus_errors.set(2);
+    assert_eq!(rig.write(0x100, &[8; 16]), error.map(drop));
+    assert_eq!(rig.bmc.flash_at(0x100, 16), [7; 16]);
+}
+
+#[test]
+fn a_window_that_closes_while_it_is_used_misleads_nobody() {
+    for version in [2, 3] {
+        let mut rig = Rig::new(version);
+        let mut expected = rig.bmc.flash_at(0, BLOCKS * BLOCK);
+        for access in 0..8 {
+            rig.bmc.restarts_after.set(Some(access));
+            assert_eq!(rig.read(0, BLOCKS * BLOCK), Ok(expected.clone()));
+            rig.bmc.restarts_after.set(Some(access));
+            let data = vec![byte(0xa0 + access as usize); 0xa000];
+            rig.write(0x5000, &data).expect("written");
+            expected[0x5000..0xf000].copy_from_slice(&data);
+            rig.bmc.restarts_after.set(None);
+            assert_eq!(rig.bmc.flash_at(0, BLOCKS * BLOCK), expected);
+        }
+    }
+}
+
+#[test]
+fn events_come_from_a_box_when_somebody_else_asks_for_them() {
+    let mut rig = Rig::new(2);
+    let told: &'static Told = Box::leak(Box::default());
+    rig.flash.listen_to(told);
+    rig.read(0, 16).expect("read");
+    // Whoever has the attention has it: the driver asks for nothing.
+    rig.bmc.events.push_back(event::FLASH_LOST);
+    rig.read(0, 16).expect("read");
+    told.tell(event::FLASH_LOST | event::DAEMON_READY);
+    assert_eq!(rig.read(0, 16), Err(HiomapError::Lost));
+    told.tell(event::DAEMON_READY | event::WINDOW_RESET);
+    rig.bmc.requests.clear();
+    assert_eq!(rig.read(0, 16), Ok(rig.bmc.flash_at(0, 16)));
+    let operations: Vec<u8> = rig.bmc.requests.iter().map(|request| request[0]).collect();
+    assert_eq!(operations, [9, 4]);
+}
+
+#[test]
+fn who_else_uses_the_protocol_takes_the_window() {
+    let mut rig = Rig::new(2);
+    let told: &'static Told = Box::leak(Box::default());
+    rig.flash.listen_to(told);
+    rig.write(0, &[1]).expect("written");
+    // A kernel with a driver of its own has agreed on the other version, and read something.
+    rig.bmc.version = 3;
+    rig.bmc.window = Some((8, false));
+    told.disturb();
+    rig.bmc.requests.clear();
+    rig.write(1, &[2]).expect("written");
+    assert_eq!(rig.bmc.flash_at(0, 2), [1, 2]);
+    let operations: Vec<u8> = rig.bmc.requests.iter().map(|request| request[0]).collect();
+    assert_eq!(operations, [2, 3, 6, 7, 8], "nothing to acknowledge");
+    assert_eq!(rig.flash.version(), 3);
+}
+
+#[test]
+fn an_operation_ends_although_each_answer_comes_in_time() {
+    let mut rig = Rig::new(2);
+    rig.bmc.pace = Ticks::from_s(2);
+    assert_eq!(
+        rig.read(0, BLOCKS * BLOCK),
+        Err(HiomapError::TooSlow),
+        "eight windows"
+    );
+    assert!(rig.read(0x40, 16).is_ok(), "one is fast enough");
 }
 
 #[test]
@@ -503,7 +660,7 @@ impl Transport for Hostile {
 struct Nothing;
 
 impl FirmwareSpace for Nothing {
-    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), OutOfRange> {
+    fn read(&self, address: u32, into: &mut [u8]) -> Result<(), FwError> {
         assert!(
             u64::from(address) + into.len() as u64 <= 1 << 32,
             "beyond the space"
@@ -511,7 +668,7 @@ impl FirmwareSpace for Nothing {
         into.fill(0);
         Ok(())
     }
-    fn write(&self, address: u32, from: &[u8]) -> Result<(), OutOfRange> {
+    fn write(&self, address: u32, from: &[u8]) -> Result<(), FwError> {
         assert!(
             u64::from(address) + from.len() as u64 <= 1 << 32,
             "beyond the space"
