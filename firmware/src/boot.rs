@@ -19,7 +19,7 @@ use crate::command_line::{CommandLine, Mode};
 use crate::entry::park;
 use crate::entry::ram::{self, NoTree, Ram};
 use crate::fdt::Fdt;
-use crate::flash::{SystemFlash, plain_partition};
+use crate::flash::{SystemFlash, writable_partition};
 use crate::handover::Handover;
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
@@ -253,7 +253,7 @@ fn devices(machine: &Machine, chip: &Chip, inputs: &Inputs) {
 fn nvram(machine: &'static Machine) -> Nvram {
     let open = || {
         let (flash, found) = SystemFlash::start(machine)?;
-        let place = plain_partition(&found, "NVRAM")?;
+        let place = writable_partition(&found, "NVRAM")?;
         let length = place.length;
         Nvram::open(Box::new(InFlash { flash, place }), length)
             .inspect_err(|error| log::warn!("NVRAM in flash: {error}"))

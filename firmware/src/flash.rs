@@ -5,11 +5,12 @@
 #![forbid(unsafe_code)]
 
 use core::fmt;
+use core::ops::Range;
 
 use nest::hiomap::{FirmwareSpace, Hiomap, HiomapError};
 use nest::ipmi::IpmiError;
 use nest::lpc::IoSpace;
-use pnor_image::ffs::{self, Found, Search};
+use pnor_image::ffs::{self, Entry, Found, Kind, Origin, Search, flags};
 use pnor_image::flash::Flash;
 
 use crate::machine::Devices;
@@ -97,6 +98,13 @@ impl<L: IoSpace + FirmwareSpace> SystemFlash<L> {
         self.0.with_bmc(|bmc| work(driver, bmc)).ok_or(absent)?
     }
 
+    /// Makes what is read next come from the BMC again, whatever window is open.
+    pub fn forget_window(&self) {
+        if let Some(driver) = self.0.flash_driver().lock().as_mut() {
+            driver.forget_window();
+        }
+    }
+
     /// Writes from `at` on, and returns when the flash has it.
     ///
     /// # Errors
@@ -125,10 +133,113 @@ impl<L: IoSpace + FirmwareSpace> Flash for SystemFlash<L> {
 /// The place of a partition without code bytes: those need more than reading and writing.
 pub fn plain_partition(found: &Found, name: &str) -> Option<Place> {
     let entry = found.table.get(name)?;
-    if entry.user.has_ecc() {
-        log::warn!("flash: {name} has ECC, which is not expected there");
+    let wrong = if entry.user.has_ecc() {
+        Some("has ECC, which is not expected there")
+    } else if entry.kind != Kind::Data {
+        Some("is no partition with content")
+    } else if tables(found).any(|table| overlap(&table, &(u64::from(entry.base)..entry.end()))) {
+        Some("lies where the table of partitions is")
+    } else {
+        None
+    };
+    if let Some(wrong) = wrong {
+        log::warn!("flash: {name} {wrong}: it is not used");
         return None;
     }
     let (at, length) = found.table.extent(entry);
     Some(Place { at, length })
+}
+
+/// The same for one that the firmware writes.
+pub fn writable_partition(found: &Found, name: &str) -> Option<Place> {
+    let place = plain_partition(found, name)?;
+    let is_read_only = |entry: &Entry| entry.user.misc & flags::READ_ONLY != 0;
+    if found.table.get(name).is_some_and(is_read_only) {
+        log::warn!("flash: {name} is not to be written: it is not used");
+        return None;
+    }
+    Some(place)
+}
+
+/// The blocks that hold tables: at the beginning, where this one was found, and what it says of others.
+fn tables(found: &Found) -> impl Iterator<Item = Range<u64>> {
+    let blocks = u64::from(found.table.table_blocks);
+    let at = match found.origin {
+        Origin::First => 0,
+        Origin::Copy(at) | Origin::OtherSide(at) => at / u64::from(found.table.block_size.max(1)),
+    };
+    let named = found.table.entries.iter().filter(|entry| {
+        entry.kind == Kind::Table
+            || [ffs::OWN_NAME, ffs::BACKUP_NAME, ffs::OTHER_SIDE_NAME]
+                .iter()
+                .any(|name| entry.name == **name)
+    });
+    [0..blocks, at..at.saturating_add(blocks)]
+        .into_iter()
+        .chain(named.map(|entry| u64::from(entry.base)..entry.end()))
+}
+
+const fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pnor_image::ffs::{Name, Table};
+
+    fn entry(name: &str, base: u32, size: u32) -> Entry {
+        Entry::new(Name::new(name).unwrap(), base, size)
+    }
+
+    /// A table of eight blocks, its copy, and one more entry.
+    fn found(entry_of_interest: Entry) -> Found {
+        let mut own = entry(ffs::OWN_NAME, 0, 8);
+        own.kind = Kind::Table;
+        Found {
+            table: Table {
+                block_size: 0x1000,
+                block_count: 0x2000,
+                table_blocks: 8,
+                entries: vec![own, entry(ffs::BACKUP_NAME, 0x1ff8, 8), entry_of_interest],
+            },
+            origin: Origin::First,
+            problems: vec![],
+            notes: vec![],
+        }
+    }
+
+    #[test]
+    fn only_partitions_with_content_of_their_own_are_read_and_written() {
+        let good = entry("NVRAM", 8, 0x10);
+        let place = Some(Place {
+            at: 0x8000,
+            length: 0x1_0000,
+        });
+        assert_eq!(writable_partition(&found(good), "NVRAM"), place);
+        assert_eq!(writable_partition(&found(good), "NVRAM2"), None);
+        let mut read_only = good;
+        read_only.user.misc = flags::READ_ONLY;
+        assert_eq!(writable_partition(&found(read_only), "NVRAM"), None);
+        assert_eq!(plain_partition(&found(read_only), "NVRAM"), place);
+        let mut logical = good;
+        logical.kind = Kind::Logical;
+        let mut with_ecc = good;
+        with_ecc.user.integrity = flags::ECC;
+        let bad = [
+            logical,
+            with_ecc,
+            entry("NVRAM", 7, 0x10),
+            entry("NVRAM", 0, 1),
+            entry("NVRAM", 0x1ff0, 9),
+        ];
+        for bad in bad {
+            assert_eq!(plain_partition(&found(bad), "NVRAM"), None, "{bad:?}");
+        }
+        let copied = Found {
+            origin: Origin::OtherSide(0x9000),
+            ..found(good)
+        };
+        assert_eq!(plain_partition(&copied, "NVRAM"), None);
+    }
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::timebase::{self, Deadline, Ticks, delay};
 use nest::bt::{self, BT_PORT, Bt};
-use nest::hiomap::Hiomap;
+use nest::hiomap::{Hiomap, Told};
 use nest::ipmi::{self, IpmiError, Transport};
 use nest::lock::{Mutex, MutexGuard, lock_within, rank};
 use nest::lpc::{CiLpc, IoSpace};
@@ -73,6 +73,7 @@ pub struct Devices<L: 'static> {
     clock: Mutex<Option<Rtc<&'static L>>, rank::Clock>,
     bmc: Mutex<Option<Bt<&'static L>>, rank::Bmc>,
     flash: Mutex<Option<Hiomap>, rank::Flash>,
+    flash_told: Told,
 }
 
 /// The devices of the real machine.
@@ -88,6 +89,7 @@ impl<L: IoSpace> Devices<L> {
             clock: Mutex::new(None),
             bmc: Mutex::new(None),
             flash: Mutex::new(None),
+            flash_told: Told::new(),
         }
     }
 
@@ -288,6 +290,19 @@ impl<L: IoSpace> Devices<L> {
     /// round.
     pub const fn flash_driver(&self) -> &Mutex<Option<Hiomap>, rank::Flash> {
         &self.flash
+    }
+
+    /// What is told of the flash by whoever asks the BMC for its events or passes somebody else's requests on. For those the
+    /// flash may be busy for long: this is no lock.
+    pub const fn flash_told(&self) -> &Told {
+        &self.flash_told
+    }
+
+    /// From now on the flash's driver leaves the BMC's events to somebody else, who tells of them.
+    pub fn share_bmc_events(&'static self) {
+        if let Some(flash) = self.flash.lock().as_mut() {
+            flash.listen_to(&self.flash_told);
+        }
     }
 
     /// Whether there is a BMC.

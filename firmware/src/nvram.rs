@@ -26,8 +26,14 @@ const IN_MEMORY: usize = 0x1_2000;
 /// More than this is cropped, as skiboot does it.
 const LARGEST: usize = 1 << 20;
 
+/// How often a damaged one is read at most, to be read the same twice.
+const READS: usize = 3;
+
 /// Where NVRAM lasts.
 pub trait Store: Send {
+    /// Makes what is read next owe nothing to what was read before.
+    fn renew(&mut self);
+
     /// Reads from the place `at` of NVRAM on.
     ///
     /// # Errors
@@ -51,6 +57,10 @@ pub struct InFlash<L: 'static> {
 }
 
 impl<L: IoSpace + FirmwareSpace + Sync> Store for InFlash<L> {
+    fn renew(&mut self) {
+        self.flash.forget_window();
+    }
+
     fn read(&mut self, at: usize, into: &mut [u8]) -> Result<(), HiomapError> {
         self.flash.read(self.place.at + at as u64, into)
     }
@@ -100,7 +110,8 @@ impl Nvram {
     /// The NVRAM in a store of `length` bytes; repaired if it is not sound, formatted if it is empty.
     ///
     /// # Errors
-    /// The store cannot be read or written, or is too small: then it is left alone, and NVRAM is in memory.
+    /// The store cannot be read or written, does not read the same twice, or is too small: then it is left alone, and NVRAM is
+    /// in memory.
     pub fn open(store: Box<dyn Store>, length: u64) -> Result<Self, String> {
         let length = usize::try_from(length).unwrap_or(LARGEST).min(LARGEST);
         let mut nvram = Self {
@@ -109,11 +120,25 @@ impl Nvram {
             store: Some(store),
         };
         let told = |error| alloc::format!("{error}");
-        let Err(damage) = nvram.walk().map_err(told)? else {
-            return Ok(nvram);
+        // A BMC that restarts meanwhile can make anything of what is read: nothing is written before it was read the same
+        // again, through another window.
+        let mut before = Vec::new();
+        let mut reads = 0;
+        let damage = loop {
+            let Err(damage) = nvram.walk().map_err(told)? else {
+                return Ok(nvram);
+            };
+            nvram.know(0..length).map_err(told)?;
+            if nvram.bytes == before {
+                break damage;
+            }
+            reads += 1;
+            if reads == READS {
+                return Err(String::from("it reads differently each time"));
+            }
+            before.clone_from(&nvram.bytes);
+            nvram.forget();
         };
-        nvram.know(0..length).map_err(told)?;
-        let before = nvram.bytes.clone();
         let outcome =
             format::repair(&mut nvram.bytes).map_err(|error| alloc::format!("{error}"))?;
         match outcome {
@@ -194,6 +219,14 @@ impl Nvram {
             store.write(range.start, place).map_err(NvramError::Flash)?;
         }
         Ok(Ok(()))
+    }
+
+    /// Forgets what was read.
+    fn forget(&mut self) {
+        if let Some(store) = &mut self.store {
+            store.renew();
+            self.known.fill(false);
+        }
     }
 
     /// Reads what of a range was not read yet.
@@ -278,6 +311,8 @@ mod tests {
         bytes: Arc<Mutex<Vec<u8>>>,
         reads: Arc<Mutex<Vec<usize>>>,
         broken: Arc<Mutex<bool>>,
+        /// How many windows read as if the flash were empty.
+        glitches: Arc<Mutex<usize>>,
     }
 
     impl Medium {
@@ -286,6 +321,7 @@ mod tests {
                 bytes: Arc::new(Mutex::new(bytes)),
                 reads: Arc::default(),
                 broken: Arc::default(),
+                glitches: Arc::default(),
             }
         }
 
@@ -306,9 +342,17 @@ mod tests {
     }
 
     impl Store for Medium {
+        fn renew(&mut self) {
+            let mut glitches = self.glitches.lock().unwrap();
+            *glitches = glitches.saturating_sub(1);
+        }
         fn read(&mut self, at: usize, into: &mut [u8]) -> Result<(), HiomapError> {
             self.check()?;
             self.reads.lock().unwrap().push(at);
+            if *self.glitches.lock().unwrap() > 0 {
+                into.fill(0xff);
+                return Ok(());
+            }
             into.copy_from_slice(&self.bytes.lock().unwrap()[at..at + into.len()]);
             Ok(())
         }
@@ -376,6 +420,42 @@ mod tests {
         let empty = Medium::new(vec![0xff; SIZE]);
         assert_eq!(open(&empty).settings().count(), 0);
         assert!(format::check(&empty.bytes.lock().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn what_is_read_wrongly_is_not_taken_for_damage() {
+        let medium = Medium::formatted();
+        let sound = medium.bytes.lock().unwrap().clone();
+        *medium.glitches.lock().unwrap() = 1;
+        assert_eq!(open(&medium).settings().count(), 1);
+        assert_eq!(*medium.bytes.lock().unwrap(), sound);
+        // Damaged, and another damage is seen first.
+        medium.bytes.lock().unwrap()[0x1001] ^= 1;
+        *medium.glitches.lock().unwrap() = 1;
+        assert_eq!(
+            open(&medium).settings().count(),
+            1,
+            "repaired, not formatted"
+        );
+        // Each time something else.
+        struct Wavering(Medium, u8);
+        impl Store for Wavering {
+            fn renew(&mut self) {
+                self.1 += 1;
+            }
+            fn read(&mut self, _: usize, into: &mut [u8]) -> Result<(), HiomapError> {
+                into.fill(self.1);
+                Ok(())
+            }
+            fn write(&mut self, at: usize, from: &[u8]) -> Result<(), HiomapError> {
+                self.0.write(at, from)
+            }
+        }
+        let before = medium.bytes.lock().unwrap().clone();
+        let wavering = Box::new(Wavering(medium.clone(), 0));
+        let refused = Nvram::open(wavering, SIZE as u64);
+        assert!(refused.is_err_and(|text| text.contains("differently")));
+        assert_eq!(*medium.bytes.lock().unwrap(), before);
     }
 
     #[test]

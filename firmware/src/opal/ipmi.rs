@@ -1,6 +1,7 @@
 //! The kernel's way to the BMC: the interface that the firmware itself uses, and the node that tells of it.
 //!
-//! Surprising fact: the firmware's own requests go between the kernel's; the interface keeps the answers apart.
+//! Surprising fact: the firmware's own requests go between the kernel's; the interface keeps the answers apart. But a kernel that
+//! drives the flash itself takes the firmware's window, so its requests for that are noticed.
 #![forbid(unsafe_code)]
 
 use nest::hiomap;
@@ -28,6 +29,10 @@ impl Bmc for BmcPort {
     const MAX_REQUEST: usize = nest::ipmi::DATA_MAX;
 
     fn begin(&self, request: &Message) -> Result<(), BmcError> {
+        if hiomap::is_of_protocol(request.netfn, request.command) {
+            // Before it is sent: what the firmware's driver asks after it has to come after this.
+            self.0.flash_told().disturb();
+        }
         let request = Request {
             netfn: request.netfn,
             lun: request.lun,
@@ -59,9 +64,7 @@ impl Bmc for BmcPort {
                 command: hiomap::EVENT_COMMAND,
                 data: [state, ..],
             } => {
-                if let Some(flash) = self.0.flash_driver().lock().as_mut() {
-                    flash.note(state);
-                }
+                self.0.flash_told().tell(state);
                 None
             }
             Event::Oem { .. } | Event::Other => None,

@@ -220,6 +220,7 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         if let Err(error) = handover.machine.start_bmc_interrupts() {
             log::warn!("the BMC does not interrupt: {error}");
         }
+        handover.machine.share_bmc_events();
         (Ipmi::new(event), BmcPort(handover.machine))
     });
     let blob = tree.flatten().map_err(StartError::Tree)?;
