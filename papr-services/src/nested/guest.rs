@@ -21,7 +21,7 @@ use super::element::{Place, Words};
 use super::pool::TableQuota;
 use super::quota::{Account, Charge, Lease};
 pub use super::quota::{Lpids, Quotas};
-use super::shadow::Shadow;
+use super::shadow::{FirstTables, Shadow};
 use super::vcpu::{Slot, VCPU_BYTES, Vcpu};
 use crate::error::HCode;
 use crate::host::{Flush, Host};
@@ -42,8 +42,18 @@ pub(super) struct Settings {
     /// Process table in the guest's memory.
     process_table: Nra,
     process_table_bytes: u64,
-    /// The guest left the hardware for good.
-    retired: bool,
+    pub(super) stage: Stage,
+}
+
+/// How far a guest has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has never run, and has no shadow tables.
+    New,
+    /// It has tables, and the hardware knows them.
+    Furnished,
+    /// It left the hardware for good.
+    Retired,
 }
 
 /// A nested guest.
@@ -119,9 +129,10 @@ impl Guest {
 
     /// Counts a run in, unless the guest is being deleted.
     pub(super) fn begin_run(&self) -> bool {
-        // Sequentially consistent with `Registry::delete`: either it sees this run, or this sees it dying.
-        self.running.fetch_add(1, Ordering::SeqCst);
-        if self.is_dying() {
+        // A full barrier between the two, as in `stop_runs`: either it sees this run, or this sees it dying.
+        self.running.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        if self.dying.load(Ordering::Acquire) {
             self.end_run();
             return false;
         }
@@ -221,30 +232,48 @@ impl Guest {
             }
         }
         // vCPUs that run on other threads lose their translations by the flushes below and fault into the new tables.
-        if settings.retired || settings.table.is_none() {
+        if settings.stage == Stage::Retired || settings.table.is_none() {
             return Ok(());
         }
         if tree_changed {
             self.shadow.set_table(settings.table, env.host);
         }
         if tree_changed || entry_changed {
-            let size_field = settings
-                .process_table_bytes
-                .trailing_zeros()
-                .saturating_sub(12);
-            let entry = [
-                pate_root(self.shadow.root_ra().0),
-                pate_process_table(settings.process_table.0, size_field.into()),
-            ];
-            env.host.set_partition_table_entry(self.lpid(), entry);
+            self.publish(env, &settings);
         }
         Ok(())
+    }
+
+    /// Tells the hardware where its tables are, if it has any yet.
+    fn publish<H: Host>(&self, env: &Env<'_, H>, settings: &Settings) {
+        let Some(root) = self.shadow.root_ra() else {
+            return;
+        };
+        let size_field = settings
+            .process_table_bytes
+            .trailing_zeros()
+            .saturating_sub(12);
+        let entry = [
+            pate_root(root.0),
+            pate_process_table(settings.process_table.0, size_field.into()),
+        ];
+        env.host.set_partition_table_entry(self.lpid(), entry);
+    }
+
+    /// Gives it the tables to run with, unless another of its vCPUs was faster.
+    fn furnish<H: Host>(&self, env: &Env<'_, H>, tables: FirstTables) {
+        let mut settings = self.settings.lock();
+        if settings.stage == Stage::New {
+            self.shadow.furnish(tables);
+            settings.stage = Stage::Furnished;
+            self.publish(env, &settings);
+        }
     }
 
     /// Takes it out of the hardware, for good. No vCPU is in a run.
     fn retire<H: Host>(&self, env: &Env<'_, H>) {
         let mut settings = self.settings.lock();
-        settings.retired = true;
+        settings.stage = Stage::Retired;
         env.host.set_partition_table_entry(self.lpid(), [0; 2]);
         self.shadow.retire(env.host);
     }
@@ -315,33 +344,35 @@ impl Registry {
         self.find(id).filter(|guest| !guest.is_dying())
     }
 
-    /// Tables for a new guest. Where others have taken all, one after the other loses its own until there is room: a
-    /// full pool means more faults, not fewer guests.
-    fn make_shadow<H: Host>(&self, env: &Env<'_, H>, lpid: u32) -> Option<Shadow> {
-        let make = || Shadow::new(self.tables.clone(), lpid);
-        if let Ok(shadow) = make() {
-            return Some(shadow);
-        }
-        let entries = self.entries.lock();
-        entries
-            .iter()
-            .filter_map(|entry| entry.guest.as_ref())
-            .find_map(|guest| {
+    /// Tables for a guest that runs for the first time. Where others have taken all, one after the other loses its own
+    /// until there is room: a full pool means more faults, not fewer guests.
+    ///
+    /// # Errors
+    /// H_NOT_ENOUGH_RESOURCES: there is none to be had; the guest is as it was.
+    pub(super) fn furnish<H: Host>(&self, env: &Env<'_, H>, guest: &Guest) -> Result<(), HCode> {
+        let make = || FirstTables::new(&self.tables).ok();
+        let tables = make().or_else(|| {
+            let entries = self.entries.lock();
+            let guests = entries.iter().filter_map(|entry| entry.guest.as_ref());
+            guests.into_iter().find_map(|guest| {
                 guest.shadow.take_back(env.host);
-                make().ok()
+                make()
             })
+        });
+        guest.furnish(env, tables.ok_or(HCode::H_NOT_ENOUGH_RESOURCES)?);
+        Ok(())
     }
 
     /// Makes a guest.
     ///
     /// # Errors
-    /// H_NOT_ENOUGH_RESOURCES: quota, ids, LPIDs or tables are used up.
+    /// H_NOT_ENOUGH_RESOURCES: quota, ids or LPIDs are used up.
     pub(super) fn create<H: Host>(&self, env: &Env<'_, H>, level: Level) -> Result<u32, HCode> {
         let full = HCode::H_NOT_ENOUGH_RESOURCES;
         let charge = Charge::new(&self.account, GUEST_BYTES, 0).ok_or(full)?;
         let lease = self.lpids.lease().ok_or(full)?;
         let lpid = lease.lpid;
-        let shadow = self.make_shadow(env, lpid).ok_or(full)?;
+        let shadow = Shadow::new(self.tables.clone(), lpid);
         // The LPID may have had a guest before; nothing of that one is left when this one first runs.
         env.host.set_partition_table_entry(lpid, [0; 2]);
         env.host.flush(Flush::Partition { lpid });
@@ -374,7 +405,7 @@ impl Registry {
             table: None,
             process_table: Nra(0),
             process_table_bytes: 4096,
-            retired: false,
+            stage: Stage::New,
         };
         entry.guest = Some(Arc::new(Guest {
             id,

@@ -19,7 +19,7 @@ use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
 use super::pool::{TablePool, TableQuota};
-use super::shadow::{Outcome, PageFault, Shadow, cause};
+use super::shadow::{FirstTables, Outcome, PageFault, Shadow, cause};
 use crate::guest_ram::{Extent, GuestRam};
 use crate::host::{DateTime, DeviceError, Flush, Host};
 use crate::radix::{self, Leaf, Root};
@@ -101,7 +101,7 @@ impl Machine {
         let mut hardware = self.hardware.lock().unwrap();
         if hardware.tlb.is_none() {
             let root = Root {
-                base: shadow.root_ra(),
+                base: shadow.root_ra().unwrap(),
             };
             let walked = radix::walk(shadow, root, AT).ok();
             hardware.tlb = walked.filter(|leaf| leaf.pte().contains(Pte::WRITE));
@@ -255,7 +255,9 @@ impl Faulting {
         let ram = partition();
         set(&ram, PAGES[0] + 8, leaf(OLD, bits));
         set(&ram, PAGES[1] + 8, leaf(NEW, bits));
-        let shadow = Shadow::new(tables(), LPID).unwrap();
+        let tables = tables();
+        let shadow = Shadow::new(tables.clone(), LPID);
+        shadow.furnish(FirstTables::new(&tables).unwrap());
         shadow.set_table(Some(Gra(ROOTS[0])), &machine);
         Arc::new(Self {
             ram,

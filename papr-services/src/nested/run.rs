@@ -18,7 +18,7 @@ use isa::msr::{Msr, PREFIXED, PROGRAM_PRIVILEGED, SRR1_CAUSE};
 
 use super::buffer::{self, Output, Purpose};
 use super::element::{self, Own, RUN_OUTPUT_MIN_SIZE};
-use super::guest::{Guest, Settings};
+use super::guest::{Guest, Settings, Stage};
 use super::invalidate::{RptArgs, Scope, rpt_invalidate};
 use super::shadow::{Outcome, PageFault, cause};
 use super::vcpu::{Cause, SCRATCH_BYTES, Slot, Vcpu};
@@ -179,8 +179,9 @@ impl Nested {
     /// H_GUEST_RUN_VCPU.
     ///
     /// # Errors
-    /// H_P2, H_P3 for unknown ids; H_IN_USE while the vCPU runs; the codes of missing and broken buffers; a refused
-    /// element with its offset in r4.
+    /// H_P2, H_P3 for unknown ids; H_IN_USE while the vCPU runs; the codes of missing and broken buffers;
+    /// H_NOT_ENOUGH_RESOURCES when there is no memory for the tables of a guest that never ran: nothing was read or
+    /// changed, and the same call may succeed later; a refused element with its offset in r4.
     pub fn run<H: Host>(
         &self,
         env: &Env<'_, H>,
@@ -247,6 +248,9 @@ impl Nested {
         let settings = *running.guest.settings.lock();
         if settings.table.is_none() {
             return Err(HCode::H_PARTITION_PAGE_TABLE_NOT_DEFINED.into());
+        }
+        if settings.stage == Stage::New {
+            self.registry.furnish(env, &running.guest)?;
         }
         let mut bytes = mem::take(&mut vcpu.scratch);
         let limits = self.limits(env);

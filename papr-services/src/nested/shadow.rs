@@ -16,7 +16,8 @@
 //!   after the flush that followed its unlinking.
 //!
 //! The surprising fact: running out of tables is not an error. [`Shadow::fault`] takes leaf tables back from this
-//! guest, and a small reserve that every guest has from its creation sees to it that the page at hand always gets in.
+//! guest, and the few that every guest keeps from its first run on (`reserve`) see to it that the page at hand always
+//! gets in.
 //!
 //! # What is guaranteed today about threads
 //! One lock per guest. A fault only tries it, and when it is taken answers [`Outcome::Retry`]: the vCPU faults again.
@@ -33,11 +34,11 @@ mod around;
 mod composition;
 mod page_fault;
 mod removal;
+mod reserve;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arrayvec::ArrayVec;
 use isa::addr::{Gra, Nra, Ra};
 use isa::lock::{Mutex, rank};
 use isa::pte::{self, PageSize};
@@ -46,17 +47,15 @@ use self::composition::Composition;
 pub use self::page_fault::{Access, Outcome, PageFault, cause};
 use self::page_fault::{needs, reflect, reflect_walk};
 use self::removal::{Removal, after};
-use super::pool::{Table, TableQuota, TableSize};
+use self::reserve::Reserve;
+pub use self::reserve::{FirstTables, OutOfTables};
+use super::pool::TableQuota;
 use crate::guest_ram::GuestRam;
 use crate::host::{Flush, Host};
 use crate::radix::{
     self, Changed, GrowTables, Leaf, Level, NoPlace, Place, Root, TableMem, TableMemMut,
     is_directory,
 };
-
-/// There is no memory for the tables that a guest starts with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfTables;
 
 /// Leaves that were installed, ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,8 +74,9 @@ pub struct LeafCounts {
 pub struct Shadow {
     lpid: u32,
     quota: Arc<TableQuota>,
-    root_ra: Ra,
-    owned: Mutex<Owned, rank::ShadowReserve>,
+    /// The root table, or [`NO_ROOT`] before the first run.
+    root: AtomicU64,
+    reserve: Mutex<Reserve, rank::ShadowReserve>,
     /// Hardware may know the root: it was asked for, and no flush has run since the partition-table entry went.
     in_hardware: AtomicBool,
     state: Mutex<State, rank::Shadow>,
@@ -89,17 +89,12 @@ struct State {
     table: Option<Root<Gra>>,
     /// Where reclaim goes on.
     hand: u64,
+    /// Nothing is mapped from here on: what looks at all of the tree need not look at all of its root.
+    end: u64,
 }
 
-/// Tables that are in no directory entry.
-#[derive(Default)]
-struct Owned {
-    root: Option<Table>,
-    /// For two directories and a table of 4 KiB leaves, when nothing else is left.
-    pages: ArrayVec<Table, 3>,
-    /// The same for 64 KiB leaves.
-    piece: Option<Table>,
-}
+/// No table is there.
+const NO_ROOT: u64 = u64::MAX;
 
 /// How often a fault is tried again when the partition changes its leaf meanwhile.
 const LEAF_ATTEMPTS: u32 = 4;
@@ -107,42 +102,25 @@ const LEAF_ATTEMPTS: u32 = 4;
 const RECLAIM_BATCH: usize = 8;
 /// Pages above which everything of the guest is flushed instead of page after page, as Linux does.
 pub(super) const PAGES_PER_FLUSH: u64 = 33;
-/// One past the last address.
-const END: u64 = 1 << pte::ADDRESS_BITS;
 
 impl Shadow {
-    /// An empty tree for the guest with this LPID, which no one else uses and of which hardware remembers nothing.
-    ///
-    /// # Errors
-    /// [`OutOfTables`]: the root and the reserve, 76.25 KiB together, are not to be had.
-    pub fn new(quota: Arc<TableQuota>, lpid: u32) -> Result<Self, OutOfTables> {
-        let root = quota.allocate(Level::Root).ok_or(OutOfTables)?;
-        let shadow = Self {
+    /// An empty tree, without any table so far, for the guest with this LPID, which no one else uses and of which
+    /// hardware remembers nothing.
+    #[must_use]
+    pub fn new(quota: Arc<TableQuota>, lpid: u32) -> Self {
+        Self {
             lpid,
             quota,
-            root_ra: root.ra(),
-            owned: Mutex::new(Owned {
-                root: Some(root),
-                ..Owned::default()
-            }),
+            root: AtomicU64::new(NO_ROOT),
+            reserve: Mutex::new(Reserve::default()),
             in_hardware: AtomicBool::new(false),
             state: Mutex::new(State {
                 table: None,
                 hand: 0,
+                end: 0,
             }),
             installed: [const { AtomicU64::new(0) }; 4],
-        };
-        // On an error what there is goes back by `drop`.
-        for level in [
-            Level::Gigabytes,
-            Level::Megabytes,
-            Level::Pages4K,
-            Level::Pages64K,
-        ] {
-            let table = shadow.quota.allocate(level).ok_or(OutOfTables)?;
-            shadow.release(table);
         }
-        Ok(shadow)
     }
 
     /// The guest's LPID.
@@ -151,11 +129,12 @@ impl Shadow {
         self.lpid
     }
 
-    /// The root table, for the partition-table entry.
+    /// The root table, for the partition-table entry; none before [`Self::furnish`].
     #[must_use]
-    pub fn root_ra(&self) -> Ra {
+    pub fn root_ra(&self) -> Option<Ra> {
+        let root = self.tree()?.base;
         self.in_hardware.store(true, Ordering::Relaxed);
-        self.root_ra
+        Some(root)
     }
 
     /// Leaves installed so far.
@@ -174,15 +153,15 @@ impl Shadow {
     /// Takes another tree of the partition (its root table), or none: nothing of the old one is used any more.
     pub fn set_table<H: Host>(&self, root: Option<Gra>, host: &H) {
         let mut state = self.state.lock();
-        self.clear_all(host);
+        self.clear_all(&mut state, host);
         state.table = root.map(|base| Root { base });
     }
 
     /// Removes every leaf that touches `[start, end)`, whatever its size. Work is bounded by the shadow tree, not by
     /// the range.
     pub fn invalidate<H: Host>(&self, start: Nra, end: Nra, host: &H) {
-        let _walkers_out = self.state.lock();
-        self.clear(start.0, end.0.min(END), host);
+        let walkers_out = self.state.lock();
+        self.clear(start.0, end.0.min(walkers_out.end), host);
     }
 
     /// Takes all tables but the root back because somebody else needs them: counted as reclaimed.
@@ -193,8 +172,8 @@ impl Shadow {
 
     /// Removes every leaf, and all tables but the root.
     pub fn invalidate_all<H: Host>(&self, host: &H) {
-        let _walkers_out = self.state.lock();
-        self.clear_all(host);
+        let mut walkers_out = self.state.lock();
+        self.clear_all(&mut walkers_out, host);
     }
 
     /// Ends the use of the tables: the partition-table entry of the LPID is gone already, hardware forgets the rest.
@@ -202,7 +181,7 @@ impl Shadow {
     pub fn retire<H: Host>(&self, host: &H) {
         let mut state = self.state.lock();
         state.table = None;
-        self.clear_all(host);
+        self.clear_all(&mut state, host);
         host.flush(Flush::Partition { lpid: self.lpid });
         self.in_hardware.store(false, Ordering::Relaxed);
     }
@@ -289,13 +268,18 @@ impl Shadow {
         page: &Composition,
         host: &H,
     ) -> (Outcome, Option<(Ra, PageSize)>) {
+        let Some(tree) = self.tree() else {
+            // No guest runs without tables.
+            return (reflect(fault, cause::NO_TRANSLATION), None);
+        };
+        state.end = state.end.max(after(fault.nra.0, Level::Root));
         for reclaim in [
             Reclaim::SomeTables,
             Reclaim::SomeTables,
             Reclaim::Everything,
             Reclaim::Everything,
         ] {
-            match radix::place(self, self.tree(), fault.nra, page.size) {
+            match radix::place(self, tree, fault.nra, page.size) {
                 Ok(Place::Slot { at, entry, size }) => {
                     return match self.put(at, entry, fault.nra, page.leaf(size), size, host) {
                         Ok(()) => (Outcome::Resolved, Some((at, size))),
@@ -358,7 +342,7 @@ impl Shadow {
 
     /// Removes the leaf that maps `nra`, unless it is no more than `allowed`.
     fn drop_leaf_unless<H: Host>(&self, nra: Nra, allowed: Option<&Composition>, host: &H) {
-        let Ok(leaf) = radix::walk(self, self.tree(), nra) else {
+        let Some(Ok(leaf)) = self.tree().map(|tree| radix::walk(self, tree, nra)) else {
             return;
         };
         if allowed.is_some_and(|page| page.covers(&leaf)) {
@@ -369,26 +353,32 @@ impl Shadow {
         removal.finish();
     }
 
-    fn clear_all<H: Host>(&self, host: &H) {
-        self.clear(0, END, host);
+    fn clear_all<H: Host>(&self, state: &mut State, host: &H) {
+        self.clear(0, state.end, host);
+        state.end = 0;
     }
 
     fn clear<H: Host>(&self, start: u64, end: u64, host: &H) {
-        let mut removal = Removal::new(self, host);
-        removal.range(Level::Root, self.root_ra.0, 0, (start, end));
-        removal.finish();
+        if let Some(tree) = self.tree() {
+            let mut removal = Removal::new(self, host);
+            removal.range(Level::Root, tree.base.0, 0, (start, end));
+            removal.finish();
+        }
     }
 
     /// Takes tables back from the guest. Its accesses fault again.
     fn reclaim<H: Host>(&self, state: &mut State, how: Reclaim, host: &H) {
+        let Some(tree) = self.tree() else {
+            return;
+        };
         let mut removal = Removal::new(self, host);
         match how {
-            Reclaim::Everything => removal.range(Level::Root, self.root_ra.0, 0, (0, END)),
+            Reclaim::Everything => removal.range(Level::Root, tree.base.0, 0, (0, state.end)),
             Reclaim::SomeTables => {
                 // Clock-wise: hardware keeps no reference bits here, so the hand takes what it meets.
                 let mut wrapped = false;
                 while removal.tables() < RECLAIM_BATCH {
-                    match self.next_leaf_table(state.hand) {
+                    match self.next_leaf_table(tree, state.hand, state.end) {
                         Some((nra, at, entry)) => {
                             state.hand = nra.saturating_add(Level::Megabytes.span());
                             removal.directory(at, entry, Level::Megabytes);
@@ -405,11 +395,11 @@ impl Shadow {
         self.quota.count_reclaimed(removal.finish());
     }
 
-    /// The first directory entry at or after `from` that leads to leaves, with its address in the guest.
-    fn next_leaf_table(&self, from: u64) -> Option<(u64, Ra, u64)> {
+    /// The first directory entry in `[from, end)` that leads to leaves, with its address in the guest.
+    fn next_leaf_table(&self, tree: Root<Ra>, from: u64, end: u64) -> Option<(u64, Ra, u64)> {
         let mut nra = from;
-        while nra < END {
-            let (mut level, mut base) = (Level::Root, self.root_ra.0);
+        while nra < end {
+            let (mut level, mut base) = (Level::Root, tree.base.0);
             loop {
                 let at = Ra(level.entry_at(base, nra));
                 let entry = self.read_entry(at)?;
@@ -429,53 +419,11 @@ impl Shadow {
         None
     }
 
-    fn tree(&self) -> Root<Ra> {
-        Root { base: self.root_ra }
-    }
-
-    /// Gives a table back, to the reserve first.
-    fn release(&self, table: Table) {
-        let mut owned = self.owned.lock();
-        let rest = match table.size() {
-            TableSize::Page => owned.pages.try_push(table).err().map(|e| e.element()),
-            TableSize::Piece => owned.piece.replace(table),
-            TableSize::Chunk => Some(table),
-        };
-        drop(owned);
-        if let Some(table) = rest {
-            self.quota.free(table);
-        }
-    }
-
-    fn allocate(&self, level: Level) -> Option<Table> {
-        self.quota.allocate(level).or_else(|| {
-            let mut owned = self.owned.lock();
-            let table = match TableSize::from(level) {
-                TableSize::Page => owned.pages.pop(),
-                TableSize::Piece => owned.piece.take(),
-                TableSize::Chunk => None,
-            }?;
-            drop(owned);
-            self.quota.pool().clear(&table);
-            Some(table)
-        })
-    }
-}
-
-impl Drop for Shadow {
-    fn drop(&mut self) {
-        if *self.in_hardware.get_mut() {
-            log::error!("shadow tables of LPID {} dropped while in use", self.lpid);
-            return;
-        }
-        let Owned { root, pages, piece } = core::mem::take(self.owned.get_mut());
-        if let Some(root) = root {
-            let pool = self.quota.pool();
-            pool.dismantle(root, Level::Root, &mut |table| self.quota.free(table));
-        }
-        for table in pages.into_iter().chain(piece) {
-            self.quota.free(table);
-        }
+    /// Where the tree begins, once there is one.
+    fn tree(&self) -> Option<Root<Ra>> {
+        // Relaxed: its entries are reached by dependent loads, which stay in order.
+        let base = self.root.load(Ordering::Relaxed);
+        (base != NO_ROOT).then_some(Root { base: Ra(base) })
     }
 }
 
@@ -510,7 +458,7 @@ impl GrowTables for Shadow {
 #[derive(Clone, Copy)]
 enum Reclaim {
     SomeTables,
-    /// Afterwards the reserve is full again: all tables that were taken from it were in this tree.
+    /// Afterwards the reserve is full: all tables that were taken from it were in this tree.
     Everything,
 }
 

@@ -31,7 +31,7 @@ pub(super) const ROWS: &[&str] = &[
 /// all that have no better; then what the ratio to KVM shall be at most.
 struct Call(&'static str, &'static str, &'static str, Option<f64>);
 
-const CALLS: [Call; 15] = [
+const CALLS: [Call; 16] = [
     Call(
         "hcall, nothing to do",
         "hcall-nobody",
@@ -102,6 +102,12 @@ const CALLS: [Call; 15] = [
     ),
     Call("console write, 16 bytes", "console", "nothing", None),
     Call("create and delete an L2", "create-delete", "nothing", None),
+    Call(
+        "create: first run of an L2 and its end",
+        "first-run-delete",
+        "nothing",
+        None,
+    ),
 ];
 
 /// A line of the program over another one of it: the name, both lines, and what the ratio shall be at most.
@@ -135,13 +141,17 @@ const GROWTH: [(&str, &str, &str, f64); 4] = [
 /// Lines `bench-bytes NAME bytes=N`: the name of the figure, that of the line, and the most it shall be.
 const BYTES: [(&str, &str, Option<f64>); 7] = [
     (
-        "memory of an idle L2 with one vCPU",
-        "idle-l2",
+        "memory of an L2 with one vCPU before its first run",
+        "new-l2",
         Some(16384.0),
     ),
-    ("memory of it, without tables", "heap", None),
+    (
+        "memory of an idle L2 that has run, without tables",
+        "heap",
+        Some(16384.0),
+    ),
+    ("memory of its tables, at least", "first-tables", None),
     ("memory of a further vCPU", "vcpu", Some(12288.0)),
-    ("memory of its first tables", "first-tables", None),
     (
         "memory of tables for 1 GiB by 4K",
         "tables-4K",

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{RptArgs, Scope, rpt_invalidate};
 use crate::error::{HCode, Outputs};
 use crate::host::{Flush, ProcessFlush};
-use crate::nested::shadow::tests::{Partition, Tlb, leaves, quota};
+use crate::nested::shadow::tests::{Partition, Tlb, furnished, leaves, quota};
 use crate::nested::shadow::{Access, Outcome, PageFault, Shadow};
 use crate::nested::tests::{ROOT, World};
 
@@ -211,7 +211,7 @@ fn whole_processes_take_one_flush_where_one_does() {
 /// A guest with four pages of 4 KiB and one of 2 MiB, all of them in use.
 fn guest() -> (Partition, Tlb, Shadow) {
     let (l1, host) = (Partition::flat(), Tlb::default());
-    let shadow = Shadow::new(quota(4, u64::MAX), LPID).unwrap();
+    let shadow = furnished(&quota(4, u64::MAX), LPID);
     shadow.set_table(Some(l1.root), &host);
     for page in 0..4 {
         l1.map(0x1_0000 + page * 0x1000, PageSize::Size4K, RWX_RC | 0x5000);
@@ -339,6 +339,8 @@ fn a_partition_reaches_its_own_processes_and_guests() {
         world.ram.write(Gra(at), &entry.to_be_bytes()).unwrap();
     }
     let guest = world.nested.guest(id).unwrap();
+    let registry = &world.nested.registry;
+    assert_eq!(registry.furnish(&world.env(), &guest), Ok(()));
     let fault = PageFault {
         nra: Nra(NESTED.start),
         access: Access::Load,

@@ -78,11 +78,15 @@ impl Running {
     }
 
     fn set(&self, flags: u64, elements: &[(u16, Vec<u8>)]) {
+        self.set_at(flags, 0, elements);
+    }
+
+    fn set_at(&self, flags: u64, vcpu: u64, elements: &[(u16, Vec<u8>)]) {
         let bytes = gsb(elements);
         self.ram.write(Gra(BUFFER), &bytes).unwrap();
         let size = bytes.len() as u64;
         self.nested
-            .set_state(&self.env(), flags, self.guest, 0, Gra(BUFFER), size)
+            .set_state(&self.env(), flags, self.guest, vcpu, Gra(BUFFER), size)
             .unwrap();
     }
 
@@ -102,19 +106,32 @@ impl Running {
         }
     }
 
+    /// The same with a vCPU of the guest that leaves at once.
+    fn enter(&self, vcpu: u32, guests: u64) -> Result<(), HCode> {
+        VCPU.with(|own| own.set(vcpu));
+        match self.nested.run(&self.env(), 0, self.guest, guests) {
+            Ok(Start::Enter(running)) => {
+                assert_eq!(running.finish(Exit::Interrupted, &self.env()), (0, 0));
+                Ok(())
+            }
+            Ok(Start::Done(exit)) => panic!("nothing is due: {exit:?}"),
+            Err(refusal) => Err(refusal.code),
+        }
+    }
+
     fn delete(&self) -> Result<(), HCode> {
         let deleted = self.nested.delete(&self.env(), 0, self.guest);
         deleted.map(drop).map_err(|refusal| refusal.code)
     }
 
-    /// Nothing is left of the guest.
-    fn is_gone(&self) {
+    /// Nothing is left of the guest; `ran` if it was in the hardware.
+    fn is_gone(&self, ran: bool) {
         assert_eq!(self.run(0), Err(HCode::H_P2));
         let used = (self.nested.registry.account.heap(), self.tables.in_use());
         assert_eq!(used, (0, 0));
         let (set, cleared) = self.machine.hardware.lock().unwrap().entries;
         // Cleared once when it was made, for whoever had the id before.
-        assert_eq!((set, cleared), (1, 2), "out of the hardware once");
+        assert_eq!((set, cleared), (ran.into(), 2), "in and out once");
     }
 }
 
@@ -125,7 +142,7 @@ fn run_against_delete(machine: Machine) {
     assert_eq!(world.delete(), Ok(()));
     let ran = runner.join().unwrap();
     assert!(matches!(ran, Ok(()) | Err(HCode::H_P2)), "{ran:?}");
-    world.is_gone();
+    world.is_gone(ran.is_ok());
 }
 
 #[test]
@@ -154,7 +171,7 @@ fn a_deletion_of_all_guests_ends_every_run() {
         assert!(world.nested.delete(&world.env(), 1 << 63, 0).is_ok());
         let ran = runner.join().unwrap();
         assert!(matches!(ran, Ok(()) | Err(HCode::H_P2)), "{ran:?}");
-        world.is_gone();
+        world.is_gone(ran.is_ok());
     });
 }
 
@@ -167,14 +184,33 @@ fn two_runs_of_one_vcpu_and_a_deletion() {
             thread::spawn(move || other.run(vcpu))
         });
         assert_eq!(world.delete(), Ok(()));
+        let mut entered = false;
         for runner in runners {
             let ran = runner.join().unwrap();
             assert!(
                 matches!(ran, Ok(()) | Err(HCode::H_P2 | HCode::H_IN_USE)),
                 "{ran:?}"
             );
+            entered |= ran.is_ok();
         }
-        world.is_gone();
+        world.is_gone(entered);
+    });
+}
+
+#[test]
+fn two_first_runs_make_tables_once() {
+    check(2, || {
+        let world = Running::new(Machine::new());
+        world.nested.create_vcpu(0, world.guest, 1).unwrap();
+        let element = |id, at| (id, pair(at, 4096));
+        world.set_at(0, 1, &[element(0x0c00, INPUT), element(0x0c01, OUTPUT)]);
+        let other = world.clone();
+        let runner = thread::spawn(move || other.enter(1, 1));
+        let ran = [world.enter(2, 0), runner.join().unwrap()];
+        assert_eq!(ran, [Ok(()); 2]);
+        assert_eq!(world.tables.in_use(), 0x1_0000 + 3 * 0x1000 + 0x100);
+        assert_eq!(world.delete(), Ok(()));
+        world.is_gone(true);
     });
 }
 
@@ -200,6 +236,6 @@ fn deletions_that_do_not_wait_are_repeated() {
         if mine.is_err() && theirs.is_err() {
             assert_eq!(world.delete(), Ok(()), "nobody runs it any more");
         }
-        world.is_gone();
+        world.is_gone(ran.is_ok());
     });
 }

@@ -74,7 +74,7 @@ mod tests {
 
     use isa::addr::Nra;
 
-    use super::super::tests::{Partition, Tlb, leaves, quota};
+    use super::super::tests::{Partition, Tlb, furnished, leaves, quota};
     use super::super::{Access, Outcome, PageFault, Shadow};
     use super::*;
 
@@ -84,7 +84,7 @@ mod tests {
     const R: u64 = 0x100;
 
     fn new(partition: &Partition, host: &Tlb) -> Shadow {
-        let shadow = Shadow::new(quota(4, u64::MAX), 7).expect("tables");
+        let shadow = furnished(&quota(4, u64::MAX), 7);
         shadow.set_table(Some(partition.root), host);
         shadow
     }

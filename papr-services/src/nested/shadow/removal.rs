@@ -98,7 +98,9 @@ impl<'a, H: Host> Removal<'a, H> {
     pub(super) fn blocker(&mut self, nra: Nra, at: Ra, entry: u64) {
         if is_directory(entry) {
             self.directory(at, entry, Level::Megabytes);
-        } else if let Ok(leaf) = radix::walk(self.shadow, self.shadow.tree(), nra) {
+        } else if let Some(tree) = self.shadow.tree()
+            && let Ok(leaf) = radix::walk(self.shadow, tree, nra)
+        {
             self.leaf(nra.0, leaf.entry_at, leaf.entry, leaf.size);
         }
     }

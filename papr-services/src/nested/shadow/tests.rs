@@ -11,7 +11,7 @@ use isa::addr::{Ea, Gra, Nra, Ra};
 use isa::pte::{PageSize, Pte};
 use proptest::prelude::*;
 
-use super::{Access, LeafCounts, OutOfTables, Outcome, PageFault, Shadow, cause};
+use super::{Access, FirstTables, LeafCounts, OutOfTables, Outcome, PageFault, Shadow, cause};
 use crate::guest_ram::tests::memory;
 use crate::guest_ram::{Extent, GuestRam};
 use crate::host::{DateTime, DeviceError, Flush, Host};
@@ -110,7 +110,7 @@ impl Host for Tlb {
 }
 
 fn shadow_leaf(shadow: &Shadow, nra: Nra) -> Result<Leaf<Ra>, radix::Fault<Ra>> {
-    radix::walk(shadow, shadow.tree(), nra)
+    radix::walk(shadow, shadow.tree().unwrap(), nra)
 }
 
 /// All leaves of the shadow, by address.
@@ -134,7 +134,9 @@ pub(crate) fn leaves(shadow: &Shadow) -> Vec<(u64, u64, PageSize)> {
         }
     }
     let mut out = Vec::new();
-    below(shadow, Level::Root, shadow.root_ra.0, 0, &mut out);
+    if let Some(tree) = shadow.tree() {
+        below(shadow, Level::Root, tree.base.0, 0, &mut out);
+    }
     out
 }
 
@@ -224,11 +226,18 @@ pub(crate) fn quota(chunks: usize, limit: u64) -> Arc<TableQuota> {
     Arc::new(TableQuota::new(pool(chunks), limit))
 }
 
-/// What a new guest uses.
+/// The tables of a guest that has run, and nothing in them.
+pub(crate) fn furnished(quota: &Arc<TableQuota>, lpid: u32) -> Shadow {
+    let shadow = Shadow::new(Arc::clone(quota), lpid);
+    shadow.furnish(FirstTables::new(quota).unwrap());
+    shadow
+}
+
+/// What a guest uses that has run.
 const MINIMUM: u64 = 0x1_0000 + 3 * 0x1000 + 0x100;
 
 fn new_shadow(partition: &Partition, host: &Tlb) -> Shadow {
-    let shadow = Shadow::new(quota(4, u64::MAX), LPID).unwrap();
+    let shadow = furnished(&quota(4, u64::MAX), LPID);
     shadow.set_table(Some(partition.root), host);
     shadow
 }
@@ -555,9 +564,8 @@ fn a_larger_leaf_makes_way_and_smaller_tables_stay() {
     );
     let used = shadow.quota.in_use();
     assert_eq!(
-        used,
-        MINIMUM + 3 * 0x1000,
-        "the table of 64 KiB leaves went back to the reserve"
+        used, MINIMUM,
+        "the first tables do, and that of 64 KiB leaves is back in the reserve"
     );
 }
 
@@ -640,7 +648,7 @@ fn a_fault_does_not_wait_for_an_invalidation() {
 fn tables_return_when_a_guest_ends() {
     let quota = quota(4, u64::MAX);
     let (l1, host) = (Partition::flat(), Tlb::default());
-    let shadow = Shadow::new(Arc::clone(&quota), LPID).unwrap();
+    let shadow = furnished(&quota, LPID);
     assert_eq!(quota.in_use(), MINIMUM);
     shadow.set_table(Some(l1.root), &host);
     let _ = shadow.root_ra();
@@ -666,7 +674,7 @@ fn tables_return_when_a_guest_ends() {
 #[test]
 fn a_guest_that_hardware_may_use_keeps_its_memory() {
     let quota = quota(4, u64::MAX);
-    let shadow = Shadow::new(Arc::clone(&quota), LPID).unwrap();
+    let shadow = furnished(&quota, LPID);
     let _ = shadow.root_ra();
     drop(shadow);
     assert!(quota.in_use() >= 0x1_0000);
@@ -677,7 +685,7 @@ fn reclaim_takes_some_tables_in_turn() {
     let (l1, host) = (Partition::flat(), Tlb::default());
     let room = 40;
     let quota = quota(4, MINIMUM + room * 0x1000);
-    let shadow = Shadow::new(Arc::clone(&quota), LPID).unwrap();
+    let shadow = furnished(&quota, LPID);
     shadow.set_table(Some(l1.root), &host);
     let touch = |region: u64| {
         let nra = region << 21;
@@ -703,10 +711,7 @@ fn reclaim_takes_some_tables_in_turn() {
 #[test]
 fn a_guest_needs_its_reserve_to_begin() {
     let quota = quota(4, MINIMUM - 1);
-    assert_eq!(
-        Shadow::new(Arc::clone(&quota), LPID).err(),
-        Some(OutOfTables)
-    );
+    assert_eq!(FirstTables::new(&quota).err(), Some(OutOfTables));
     assert_eq!(quota.in_use(), 0);
 }
 
@@ -717,7 +722,7 @@ fn faults_and_invalidations_on_several_threads_end_well() {
     const ROUNDS: usize = 500;
     let (l1, host) = (Partition::flat(), Tlb::default());
     let quota = quota(4, MINIMUM);
-    let shadow = Shadow::new(Arc::clone(&quota), LPID).unwrap();
+    let shadow = furnished(&quota, LPID);
     shadow.set_table(Some(l1.root), &host);
     let nras = [0, 1 << 21, 2 << 21, 1 << 30];
     let leaves_at = nras.map(|nra| l1.map(nra, PageSize::Size4K, RWX | 0x5000));
@@ -898,7 +903,7 @@ fn check_leaf(
 fn run_steps(steps: Vec<Step>, limit: u64) -> Result<(), TestCaseError> {
     let (l1, host, mut model) = (Partition::flat(), Tlb::default(), Model::default());
     let quota = quota(4, limit);
-    let shadow = Shadow::new(Arc::clone(&quota), LPID).unwrap();
+    let shadow = furnished(&quota, LPID);
     shadow.set_table(Some(l1.root), &host);
     for step in steps {
         match step {
@@ -994,7 +999,7 @@ proptest! {
         let (l1, host) = (Partition::flat(), Tlb::default());
         let limit = MINIMUM + spare * 0x1000;
         let quota = quota(4, limit);
-        let shadow = Shadow::new(Arc::clone(&quota), LPID).unwrap();
+        let shadow = furnished(&quota, LPID);
         shadow.set_table(Some(l1.root), &host);
         for (t, g, m, small) in pages {
             let nra = (t << 39) + ((g % 3) << 30) + (m << 21);

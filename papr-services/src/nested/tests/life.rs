@@ -1,11 +1,13 @@
 //! Capabilities, creation, deletion, ids, quotas and counters.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use isa::context::GuestContext;
 use isa::pte::{pate_process_table, pate_root};
 use proptest::prelude::*;
 
+use super::runs::never;
 use super::{
     GUEST_WIDE, HOST_WIDE, QUOTAS, ROOT, World, code, double, gsb, pair, partition_table, word,
 };
@@ -15,6 +17,7 @@ use crate::level::Level;
 use crate::nested::buffer::{Items, Purpose};
 use crate::nested::element::Scope;
 use crate::nested::guest::Quotas;
+use crate::nested::run::Exit;
 
 #[test]
 fn capabilities_are_checked() {
@@ -259,9 +262,9 @@ fn quotas_bound_guests_vcpus_heap_lpids_and_tables() {
 
     for (tables, lpids, guests) in [
         (8 << 20, 2..4, 2),
-        (0x2_0000, 2..64, 1),
-        (0x1_0000, 2..64, 0),
         (8 << 20, 2..2, 0),
+        // Without tables a guest can be made, but not run.
+        (0, 2..5, 3),
     ] {
         let world = World::raw(Level::Power10, QUOTAS, tables, lpids);
         world
@@ -284,7 +287,12 @@ fn counters_return_to_their_start() {
     let world = World::new();
     let start = world.counters();
     assert_eq!(start, [0, QUOTAS.heap_bytes, 0, 8 << 20, 0]);
+    let run = |guest| {
+        let running = world.enter(guest, &[never()]);
+        world.leave(running, Exit::Interrupted);
+    };
     let one = world.ready();
+    run(one);
     let with_one = world.counters();
     assert!(
         with_one[0] > size_of::<GuestContext>() as u64,
@@ -292,6 +300,7 @@ fn counters_return_to_their_start() {
     );
     assert!(with_one[2] >= 0x1_0000, "a root at least");
     let two = world.ready();
+    run(two);
     let with_two = world.counters();
     assert_eq!(with_two[0], 2 * with_one[0]);
     assert_eq!(code(&world.nested.delete(&world.env(), 0, one)), 0);
@@ -319,9 +328,50 @@ fn delete_all_needs_no_id() {
 }
 
 #[test]
+fn tables_come_with_the_first_run_and_a_run_that_gets_none_loses_nothing() {
+    // For one guest.
+    let world = World::raw(Level::Power10, QUOTAS, 0x2_0000, 2..64);
+    let chosen = Level::Power10.offered();
+    world
+        .nested
+        .set_capabilities(&world.env(), 0, chosen)
+        .unwrap();
+    let (one, two) = (world.ready(), world.ready());
+    let start = world.counters();
+    assert_eq!(start[2], 0, "no tables before the first run");
+    let running = world.enter(one, &[never()]);
+    assert_eq!(world.counters()[2], 0x1_0000 + 3 * 0x1000 + 0x100);
+    world.leave(running, Exit::Interrupted);
+
+    let guest = world.nested.guest(two).unwrap();
+    world.machine.entries.borrow_mut().clear();
+    let input = [never(), (0x1003, double(0x77))];
+    for _ in 0..2 {
+        let refused = world.run_with(two, 0, &input).err();
+        let full = HCode::H_NOT_ENOUGH_RESOURCES.code();
+        assert_eq!(refused, Some((full, vec![])));
+    }
+    assert_eq!(world.value(0, two, 0, 0x1003), 0, "the input waits");
+    assert!(world.machine.entries.borrow().is_empty());
+    assert_eq!(guest.shadow().root_ra(), None);
+    // The other one still runs, and goes.
+    let running = world.enter(one, &[never()]);
+    world.leave(running, Exit::Interrupted);
+    assert_eq!(code(&world.nested.delete(&world.env(), 0, one)), 0);
+    // Then there is room.
+    let running = world.enter(two, &input);
+    assert!(guest.shadow().root_ra().is_some());
+    world.leave(running, Exit::Interrupted);
+    assert_eq!(world.value(0, two, 0, 0x1003), 0x77);
+    drop(guest);
+    assert_eq!(code(&world.nested.delete(&world.env(), 0, two)), 0);
+    assert_eq!(world.counters()[2], 0);
+}
+
+#[test]
 fn hardware_follows_the_tables() {
     let world = World::new();
-    let id = world.create().unwrap();
+    let id = world.ready();
     let guest = world.nested.guest(id).unwrap();
     let lpid = guest.lpid();
     let entry = || world.machine.entries.borrow().get(&lpid).copied();
@@ -334,7 +384,10 @@ fn hardware_follows_the_tables() {
             &[partition_table(ROOT), (6, pair(0, 4096))],
         )
         .unwrap();
-    let root = guest.shadow().root_ra();
+    assert_eq!(entry(), Some([0; 2]), "it has not run");
+    let running = world.enter(id, &[never()]);
+    world.leave(running, Exit::Interrupted);
+    let root = guest.shadow().root_ra().unwrap();
     assert_ne!(root.0, 0);
     assert_eq!(entry(), Some([pate_root(root.0), pate_process_table(0, 0)]));
     world
@@ -347,10 +400,7 @@ fn hardware_follows_the_tables() {
         .unwrap();
     assert_eq!(
         entry(),
-        Some([
-            pate_root(guest.shadow().root_ra().0),
-            pate_process_table(0x100_0000, 12)
-        ])
+        Some([pate_root(root.0), pate_process_table(0x100_0000, 12)])
     );
     world.machine.flushes.borrow_mut().clear();
     world.machine.entries.borrow_mut().clear();

@@ -31,7 +31,7 @@ const KERNEL: u64 = Msr::SF.bits()
 
 impl World {
     /// Runs vCPU 0 with an input; `Err` is the code and what is in r4.
-    fn run_with(
+    pub(super) fn run_with(
         &self,
         guest: u64,
         flags: u64,
@@ -43,7 +43,7 @@ impl World {
             .map_err(|refusal| (refusal.code.code(), refusal.outputs.as_slice().to_vec()))
     }
 
-    fn enter(&self, guest: u64, elements: &[(u16, Vec<u8>)]) -> Running {
+    pub(super) fn enter(&self, guest: u64, elements: &[(u16, Vec<u8>)]) -> Running {
         self.enter_with(guest, 0, elements)
     }
 
@@ -56,7 +56,7 @@ impl World {
     }
 
     /// Ends a run as the firmware does, and reads the output buffer as Linux does.
-    fn leave(&self, mut running: Running, exit: Exit) -> Vec<(u16, Vec<u8>)> {
+    pub(super) fn leave(&self, mut running: Running, exit: Exit) -> Vec<(u16, Vec<u8>)> {
         self.ram.write(Gra(OUTPUT), &[0xff; 1024]).unwrap();
         running.context().cr = 0x1234;
         assert_eq!(running.finish(exit, &self.env()), (0, exit as u64));
@@ -95,7 +95,7 @@ fn value(output: &[(u16, Vec<u8>)], id: u16) -> u64 {
         .fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
 }
 
-fn never() -> (u16, Vec<u8>) {
+pub(super) fn never() -> (u16, Vec<u8>) {
     (0x1020, double(u64::MAX))
 }
 

@@ -92,6 +92,7 @@ pub(super) fn run(_: &Machine) {
             guest::delete(id);
         }
     });
+    first_runs();
     case("bench/delete", g.end(), 0);
     bytes();
 }
@@ -267,6 +268,25 @@ fn touching(at: u64, count: u64, size: PageSize) -> [(u16, u64); 3] {
     ]
 }
 
+/// An L2 with all that its first run makes and its deletion takes away, without the program's own part.
+fn first_runs() {
+    let mut lost = 0;
+    let ticks = median([(); 5].map(|()| {
+        let mut tree = Tree::at(TABLES + 0x20_0000);
+        tree.map_range(0, L2_MEMORY, L2_MEMORY_SIZE, PageSize::Size4K, ALL);
+        let Ok(g) = Guest::with_tree(tree) else {
+            lost += 1;
+            return 0;
+        };
+        let start = probe::time_base();
+        lost += u64::from(g.run() != 0xc00);
+        lost += u64::from(g.end() != 0);
+        probe::time_base().wrapping_sub(start)
+    }));
+    case("bench/first-runs", lost, 0);
+    say!("bench first-run-delete ticks={ticks} count=1");
+}
+
 /// What L2s take of the firmware's memory, as its counters have it.
 fn bytes() {
     let counters = || [guest::counter(id::HEAP), guest::counter(id::TABLES)];
@@ -274,12 +294,18 @@ fn bytes() {
     let Some(mut g) = guest_or_fail("bench-bytes") else {
         return;
     };
+    let since = || {
+        let [heap_now, tables_now] = counters();
+        [heap_now - heap, tables_now - tables]
+    };
+    let [heap_new, tables_new] = since();
+    let all = heap_new + tables_new;
+    say!("bench-bytes new-l2 bytes={all}");
     case("bench/bytes-runs", g.run(), 0xc00);
-    let [heap_then, tables_then] = counters();
-    let (heap, tables) = (heap_then - heap, tables_then - tables);
-    say!("bench-bytes idle-l2 bytes={}", heap + tables);
-    say!("bench-bytes heap bytes={heap}");
-    say!("bench-bytes first-tables bytes={tables}");
+    let [heap_ran, tables_ran] = since();
+    say!("bench-bytes heap bytes={heap_ran}");
+    say!("bench-bytes first-tables bytes={tables_ran}");
+    let heap_then = guest::counter(id::HEAP);
     let code = hcall(H_GUEST_CREATE_VCPU, [0, g.id, 1]).code();
     case("bench/second-vcpu", code, 0);
     say!(
