@@ -17,6 +17,7 @@ use opal_calls::console::Console;
 use opal_calls::entry::{Depth, PROMPT, Pace, check_nesting, pace};
 use opal_calls::error::{Answer, OpalError, SUCCESS, to_r3};
 use opal_calls::events::Events;
+use opal_calls::host_sync::HostSync;
 use opal_calls::i2c::I2c;
 use opal_calls::ipmi::Ipmi;
 use opal_calls::messages::Messages;
@@ -57,6 +58,7 @@ pub(super) struct Opal {
     pub(super) quiesce: Quiesce,
     pub(super) events: Events,
     pub(super) messages: Messages,
+    pub(super) host_sync: HostSync,
     pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
     pub(super) ipmi: Option<(Ipmi, BmcPort)>,
     pub(super) nvram: Mutex<Nvram>,
@@ -192,16 +194,11 @@ impl Opal {
                 self.quiesce.serve(kind, target, me, &self.threads)
             }
             Call::OPAL_SIGNAL_SYSTEM_RESET { target, .. } => self.signal_reset(target, me),
-            Call::OPAL_SYNC_HOST_REBOOT { .. } => {
-                if self.messages.under_way() > 0 {
-                    return Err(OpalError::OPAL_BUSY_EVENT);
-                }
-                self.messages.forget(&self.events);
-                if let Some((ipmi, _)) = &self.ipmi {
-                    ipmi.forget(&self.events);
-                }
-                SUCCESS
-            }
+            Call::OPAL_SYNC_HOST_REBOOT { .. } => self.host_sync.serve(
+                &self.messages,
+                self.ipmi.as_ref().map(|(ipmi, _)| ipmi),
+                &self.events,
+            ),
             Call::OPAL_XSCOM_READ {
                 chip,
                 pcb_addr,

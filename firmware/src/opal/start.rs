@@ -15,6 +15,7 @@ use nest::scom::ChipIndex;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::console::Console;
 use opal_calls::events::{EventSet, Events};
+use opal_calls::host_sync::HostSync;
 use opal_calls::i2c::I2c;
 use opal_calls::ipmi::Ipmi;
 use opal_calls::messages::Messages;
@@ -264,6 +265,7 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         quiesce: Quiesce::new(),
         events,
         messages: Messages::new(),
+        host_sync: HostSync::new(),
         console: Console::new(UartPort(handover.machine)),
         ipmi,
         nvram: Mutex::new(nvram),
