@@ -1,7 +1,7 @@
 //! The payload's command line: the words that are meant for the firmware, and the line without them.
 //!
 //! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=power9|power10|power11` the partition's level, `nidus.xive=on|off`
-//! how it gets its interrupts. Surprising fact: an unknown or wrong `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
+//! how it gets its interrupts, `nidus.fast-reboot=keep` whether kernel and initrd are kept for a fast reboot. Surprising fact: an unknown or wrong `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
 #![forbid(unsafe_code)]
 
 use alloc::string::{String, ToString};
@@ -30,6 +30,8 @@ pub struct CommandLine {
     pub compat: Option<Level>,
     /// `nidus.xive=`; the last one counts. `None` when it was not there.
     pub xive: Option<bool>,
+    /// `nidus.fast-reboot=keep` was there, not `=off` after it. `None` when neither was.
+    pub keep: Option<bool>,
     /// Words after `nidus.` that mean nothing, to be reported.
     pub unknown: Vec<String>,
 }
@@ -55,13 +57,15 @@ impl CommandLine {
                 }
                 Some(("xive", "on")) => parsed.xive = Some(true),
                 Some(("xive", "off")) => parsed.xive = Some(false),
+                Some(("fast-reboot", "keep")) => parsed.keep = Some(true),
+                Some(("fast-reboot", "off")) => parsed.keep = Some(false),
                 _ => parsed.unknown.push(word.to_string()),
             }
         }
         parsed
     }
 
-    /// Takes a setting of NVRAM (`nidus,mode`, `nidus,compat`, `nidus,xive`, with the values of the words), which counts only
+    /// Takes a setting of NVRAM (`nidus,mode`, `nidus,compat`, `nidus,xive`, `nidus,fast-reboot`, with the values of the words), which counts only
     /// for what the line does not say. Whether it means something.
     pub fn setting(&mut self, name: &str, value: &str) -> bool {
         let Some(option) = name.strip_prefix("nidus,") else {
@@ -72,6 +76,7 @@ impl CommandLine {
         self.mode = self.mode.or(word.mode);
         self.compat = self.compat.or(word.compat);
         self.xive = self.xive.or(word.xive);
+        self.keep = self.keep.or(word.keep);
         word.unknown.is_empty() && word.payload.is_empty()
     }
 
@@ -162,6 +167,18 @@ mod tests {
         assert!(!wants("nidus.xive=on xive=off"));
         assert!(wants("nidus.xive=on xxive=off \"a xive=off\""));
         assert!(!CommandLine::parse("nidus.xive=2").unknown.is_empty());
+    }
+
+    #[test]
+    fn the_line_goes_before_nvram_about_what_is_kept() {
+        let mut line = CommandLine::parse("quiet");
+        assert_eq!(line.keep, None);
+        assert!(line.setting("nidus,fast-reboot", "keep"));
+        assert_eq!(line.keep, Some(true));
+        let mut line = CommandLine::parse("nidus.fast-reboot=keep nidus.fast-reboot=off");
+        assert!(line.setting("nidus,fast-reboot", "keep"));
+        assert_eq!(line.keep, Some(false));
+        assert!(!line.setting("nidus,fast-reboot", "yes"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use core::ops::Range;
 
 use crate::fdt::{Fdt, Node};
 use crate::memory::Region;
+use crate::opal::fast_reboot;
 
 /// One core: the threads that share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Inputs {
     pub bootargs: String,
     /// Where the initrd was loaded.
     pub initrd: Option<Range<u64>>,
+    /// Fast reboots since the last real one: only the firmware's own tree has any.
+    pub fast_reboots: u32,
     qemu: bool,
 }
 
@@ -189,6 +192,10 @@ impl Inputs {
             lpc: primary_lpc(&root, address_cells, size_cells),
             bootargs: text(chosen.as_ref(), "bootargs"),
             initrd,
+            fast_reboots: chosen
+                .as_ref()
+                .and_then(|node| node.property(fast_reboot::COUNT)?.u32())
+                .unwrap_or(0),
             qemu: root.child("qemu").is_some()
                 || compatible.iter().any(|entry| entry.starts_with("qemu,")),
             compatible,
