@@ -3,6 +3,8 @@
 //! The firmware gives windows behind a BMC, the tool a file in memory. Surprising fact: reading can fail half way even
 //! with a perfect image, because the BMC may reboot; so every error of the medium comes through unchanged.
 
+use core::fmt;
+
 use crate::bytes::part;
 
 /// A medium that can be read at any place.
@@ -23,6 +25,12 @@ pub trait Flash {
 /// A range that is not within the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfRange;
+
+impl fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not within the image")
+    }
+}
 
 impl Flash for &[u8] {
     type Error = OutOfRange;

@@ -24,6 +24,7 @@ extern crate std;
 
 mod bytes;
 pub mod container;
+pub mod content;
 pub mod ecc;
 pub mod ffs;
 pub mod flash;

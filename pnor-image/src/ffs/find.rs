@@ -112,6 +112,21 @@ pub fn find<F: Flash>(flash: &mut F, how: Search) -> Result<Result<Found, Notes>
     })
 }
 
+/// The table of the other side of the flash, if `table` names one and it can be read.
+///
+/// # Errors
+/// The medium's.
+pub fn other_side<F: Flash>(flash: &mut F, table: &Table) -> Result<Option<Table>, F::Error> {
+    let Some(entry) = table.get(OTHER_SIDE_NAME) else {
+        return Ok(None);
+    };
+    let at = table.extent(entry).0;
+    let other = load(flash, at)?.ok();
+    Ok(other
+        .map(|(other, _)| other)
+        .filter(|other| is_at(other, at)))
+}
+
 const fn place(origin: Origin) -> u64 {
     match origin {
         Origin::First => 0,

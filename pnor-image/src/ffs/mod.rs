@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub use entry::{Entry, Kind, Name, User, flags};
-pub use find::{Found, Notes, Origin, Search, find};
+pub use find::{Found, Notes, Origin, Search, find, other_side};
 pub use parse::{Header, HeaderError, Problem};
 
 use crate::bytes::put;
