@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
+use pnor_image::nvram;
 use pnor_image::tool::build::{self, Form};
 use pnor_image::tool::image::{Image, Part};
 use pnor_image::tool::layout::{self, Layout};
@@ -28,6 +29,9 @@ pub struct Options {
     /// An initramfs for the partition ROOTFS of target/nidus.pnor
     #[arg(long, value_name = "FILE", requires = "bootkernel")]
     initramfs: Option<PathBuf>,
+    /// A setting in the partition `ibm,skiboot` of NVRAM, for example `bootargs=console=hvc0`; may be given again
+    #[arg(long, value_name = "NAME=VALUE")]
+    setting: Vec<String>,
     /// The layout of target/nidus.pnor: `qemu`, `p10`, or a file
     #[arg(long, default_value = "qemu")]
     layout: String,
@@ -57,10 +61,33 @@ pub fn make(firmware: &Firmware, options: &Options) -> Result<(PathBuf, String)>
             holds.push_str(name);
         }
     }
-    let bytes = build::image(&layout, &contents)?;
+    let mut bytes = build::image(&layout, &contents)?;
+    set(&layout, &mut bytes, &options.setting)?;
     let place = target().join("nidus.pnor");
     image::replace(&place, &bytes)?;
     Ok((place, holds))
+}
+
+/// Writes settings `NAME=VALUE` into the firmware's partition of NVRAM.
+pub fn set(layout: &Layout, image: &mut [u8], settings: &[String]) -> Result<()> {
+    if settings.is_empty() {
+        return Ok(());
+    }
+    let entry = layout
+        .table
+        .get("NVRAM")
+        .context("the layout has no NVRAM")?;
+    let (at, length) = layout.table.extent(entry);
+    let (at, length) = (usize::try_from(at)?, usize::try_from(length)?);
+    let nvram = image.get_mut(at..at + length).context("NVRAM is outside")?;
+    for setting in settings {
+        let (name, value) = setting
+            .split_once('=')
+            .with_context(|| format!("{setting} is not NAME=VALUE"))?;
+        nvram::set(nvram, nvram::FIRMWARE, name, Some(value.as_bytes()))
+            .with_context(|| format!("setting {setting}"))?;
+    }
+    Ok(())
 }
 
 const PACKED: Form = Form {
