@@ -12,13 +12,17 @@ use core::fmt;
 use isa::spr::Pvr;
 use isa::timebase::Deadline;
 use nest::chip::{Chip, Machine as Board};
+use nest::lpc::CiLpc;
 use papr_services::guest_ram::{Extent, MAX_EXTENTS};
 use papr_services::level::Level;
+use pnor_image::content::Trust;
+use pnor_image::ffs::Found;
 
 use crate::command_line::{CommandLine, Mode};
 use crate::entry::park;
 use crate::entry::ram::{self, NoTree, Ram};
 use crate::fdt::Fdt;
+use crate::files::{self, Files, Origin, Told};
 use crate::flash::{SystemFlash, writable_partition};
 use crate::handover::Handover;
 use crate::inputs::Inputs;
@@ -26,8 +30,8 @@ use crate::machine::{Machine, PowerAction};
 use crate::memory::{FIRMWARE, PARTITION, Plan};
 use crate::nvram::{InFlash, Nvram};
 use crate::opal;
-use crate::opal::kernel::{Kernel, KernelError};
-use crate::payload::{KERNEL_AREA, Memory as _, Payload};
+use crate::opal::kernel::Kernel;
+use crate::payload::Payload;
 use crate::stages::{self, Stage};
 use crate::{chips, console, stop, time_base};
 
@@ -80,9 +84,11 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         time_base::start(chip, pvr, &inputs);
         Ok(())
     });
-    let nvram = stage(Stage::Devices, machine, || {
+    let (mut flash, nvram) = stage(Stage::Devices, machine, || {
         devices(machine, chip, &inputs);
-        Ok(nvram(machine))
+        let flash = SystemFlash::start(machine);
+        let nvram = nvram(machine, flash.as_ref());
+        Ok((flash, nvram))
     });
     let (line, level) = stage(Stage::Mode, machine, || {
         let line = mode(&inputs, &nvram);
@@ -90,7 +96,10 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         Ok((line, level))
     });
     if line.mode.unwrap_or_default() == Mode::Opal {
-        let kernel = stage(Stage::Payload, machine, || kernel(&inputs, &plan));
+        let (kernel, files) = stage(Stage::Payload, machine, || {
+            let files = load(&inputs, &plan, flash.as_mut(), &line)?;
+            Ok((kernel(&files)?, files))
+        });
         opal::start(opal::Handover {
             inputs,
             tree: blob,
@@ -103,13 +112,16 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
                 .collect(),
             plan,
             kernel,
-            keep: line.keep.unwrap_or(false),
+            initrd: files.initrd.filter(|_| files.origin == Origin::Flash),
             bootargs: line.payload,
             level: line.compat.map(|_| level),
         })
     }
     drop(blob);
-    let (extents, payload) = stage(Stage::Payload, machine, || payload(&inputs, &plan));
+    let (extents, payload) = stage(Stage::Payload, machine, || {
+        let files = load(&inputs, &plan, flash.as_mut(), &line)?;
+        payload(&files, &plan)
+    });
     let handover = Handover {
         chip,
         board,
@@ -181,12 +193,6 @@ fn tree(entry: Entry) -> Result<(Inputs, Vec<u8>), Fatal> {
         inputs.model,
         blob.len()
     );
-    if inputs.fast_reboots > 0 {
-        log::info!(
-            "fast reboot {} since the machine was reset",
-            inputs.fast_reboots
-        );
-    }
     Ok((inputs, blob))
 }
 
@@ -257,11 +263,12 @@ fn devices(machine: &Machine, chip: &Chip, inputs: &Inputs) {
 }
 
 /// The settings that outlive a boot: in the flash, if there is one that can be used.
-fn nvram(machine: &'static Machine) -> Nvram {
+fn nvram(machine: &'static Machine, flash: Option<&(SystemFlash<CiLpc>, Found)>) -> Nvram {
     let open = || {
-        let (flash, found) = SystemFlash::start(machine)?;
-        let place = writable_partition(&found, "NVRAM")?;
+        let (_, found) = flash?;
+        let place = writable_partition(found, "NVRAM")?;
         let length = place.length;
+        let flash = SystemFlash(machine);
         Nvram::open(Box::new(InFlash { flash, place }), length)
             .inspect_err(|error| log::warn!("NVRAM in flash: {error}"))
             .ok()
@@ -283,9 +290,33 @@ fn mode(inputs: &Inputs, nvram: &Nvram) -> CommandLine {
     line
 }
 
+/// Kernel and initrd in memory: as somebody put them there, or from the flash.
+fn load(
+    inputs: &Inputs,
+    plan: &Plan,
+    flash: Option<&mut (SystemFlash<CiLpc>, Found)>,
+    line: &CommandLine,
+) -> Result<Files, Fatal> {
+    let told = Told {
+        is_qemu: inputs.is_qemu(),
+        initrd: inputs.initrd.as_ref(),
+        reserved: &plan.reserved,
+        trust: if inputs.secure || line.secure {
+            log::info!(
+                "secure mode: hashes and keys of what comes from flash have to be right; nobody checks signatures"
+            );
+            Trust::Enforce(inputs.key_hash)
+        } else {
+            Trust::Report
+        },
+    };
+    let flash = flash.map(|(flash, found)| (flash, &*found));
+    Ok(files::find(&Ram::new(plan), ram::note(), told, flash)?)
+}
+
 /// What opal mode starts.
-fn kernel(inputs: &Inputs, plan: &Plan) -> Result<Kernel, Fatal> {
-    if let Some(initrd) = &inputs.initrd
+fn kernel(files: &Files) -> Result<Kernel, Fatal> {
+    if let Some(initrd) = &files.initrd
         && initrd.start < PARTITION
         && initrd.end > FIRMWARE
     {
@@ -294,9 +325,8 @@ fn kernel(inputs: &Inputs, plan: &Plan) -> Result<Kernel, Fatal> {
             initrd.start, initrd.end
         )));
     }
-    let loaded = Ram::new(plan).loaded(KERNEL_AREA);
     log::info!("opal mode has no PCI, flash, sensors and I2C yet: the kernel does without");
-    let kernel = Kernel::find(loaded.ok_or(KernelError::NothingThere)?)?;
+    let kernel = Kernel::find(files.kernel)?;
     log::info!("kernel: {}, entry {:#x}", kernel.form, kernel.entry);
     Ok(kernel)
 }
@@ -313,7 +343,7 @@ fn level(asked: Option<Level>, chip: &Chip) -> Level {
     })
 }
 
-fn payload(inputs: &Inputs, plan: &Plan) -> Result<(Vec<Extent>, Payload), Fatal> {
+fn payload(files: &Files, plan: &Plan) -> Result<(Vec<Extent>, Payload), Fatal> {
     let ram = Ram::new(plan);
     let parts = plan.partition_extents(MAX_EXTENTS)?;
     for part in &parts {
@@ -324,7 +354,7 @@ fn payload(inputs: &Inputs, plan: &Plan) -> Result<(Vec<Extent>, Payload), Fatal
             part.ra
         );
     }
-    let payload = Payload::read(&ram, inputs.initrd.clone(), &parts)?;
+    let payload = Payload::read(&ram, files.kernel, files.initrd.clone(), &parts)?;
     log::info!("kernel up to {}", payload.kernel_end);
     if let Some(initrd) = payload.initrd() {
         log::info!("initrd at {:#x}..{:#x}", initrd.start, initrd.end);

@@ -1,7 +1,7 @@
 //! The payload's command line: the words that are meant for the firmware, and the line without them.
 //!
 //! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=power9|power10|power11` the partition's level, `nidus.xive=on|off`
-//! how it gets its interrupts, `nidus.fast-reboot=keep` whether kernel and initrd are kept for a fast reboot. Surprising fact: an unknown or wrong `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
+//! how it gets its interrupts. Surprising fact: an unknown or wrong `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
 #![forbid(unsafe_code)]
 
 use alloc::string::{String, ToString};
@@ -30,8 +30,10 @@ pub struct CommandLine {
     pub compat: Option<Level>,
     /// `nidus.xive=`; the last one counts. `None` when it was not there.
     pub xive: Option<bool>,
-    /// `nidus.fast-reboot=keep` was there, not `=off` after it. `None` when neither was.
-    pub keep: Option<bool>,
+    /// Whether NVRAM has replaced the payload's words.
+    replaced: bool,
+    /// Secure mode whatever the machine says: NVRAM has `force-secure-mode=always`.
+    pub secure: bool,
     /// Words after `nidus.` that mean nothing, to be reported.
     pub unknown: Vec<String>,
 }
@@ -57,27 +59,47 @@ impl CommandLine {
                 }
                 Some(("xive", "on")) => parsed.xive = Some(true),
                 Some(("xive", "off")) => parsed.xive = Some(false),
-                Some(("fast-reboot", "keep")) => parsed.keep = Some(true),
-                Some(("fast-reboot", "off")) => parsed.keep = Some(false),
                 _ => parsed.unknown.push(word.to_string()),
             }
         }
         parsed
     }
 
-    /// Takes a setting of NVRAM (`nidus,mode`, `nidus,compat`, `nidus,xive`, `nidus,fast-reboot`, with the values of the words), which counts only
+    /// Takes a setting of NVRAM (`nidus,mode`, `nidus,compat`, `nidus,xive`, with the values of the words), which counts only
     /// for what the line does not say. Whether it means something.
+    ///
+    /// The names that skiboot knows: `bootargs` takes the place of the payload's words on the line (its words for the
+    /// firmware count as settings), `force-secure-mode=always` turns secure mode on.
     pub fn setting(&mut self, name: &str, value: &str) -> bool {
+        match (name, value) {
+            ("bootargs", line) => {
+                let line = Self::parse(line);
+                if !core::mem::replace(&mut self.replaced, true) {
+                    self.merge(&line);
+                    self.payload = line.payload;
+                    self.unknown.extend(line.unknown);
+                }
+                return true;
+            }
+            ("force-secure-mode", "always") => {
+                self.secure = true;
+                return true;
+            }
+            _ => {}
+        }
         let Some(option) = name.strip_prefix("nidus,") else {
             return false;
         };
         let word = Self::parse(&alloc::format!("nidus.{option}={value}"));
-        // Of settings that are there twice the first counts, and it came first.
-        self.mode = self.mode.or(word.mode);
-        self.compat = self.compat.or(word.compat);
-        self.xive = self.xive.or(word.xive);
-        self.keep = self.keep.or(word.keep);
+        self.merge(&word);
         word.unknown.is_empty() && word.payload.is_empty()
+    }
+
+    /// Takes what was not said yet: of settings that are there twice the first counts, and it came first.
+    fn merge(&mut self, other: &Self) {
+        self.mode = self.mode.or(other.mode);
+        self.compat = self.compat.or(other.compat);
+        self.xive = self.xive.or(other.xive);
     }
 
     /// Whether a partition gets XIVE exploitation mode. Nobody negotiates, so the kernel's own word for it counts as well:
@@ -140,6 +162,28 @@ mod tests {
     }
 
     #[test]
+    fn bootargs_of_nvram_take_the_place_of_the_line() {
+        let mut line = CommandLine::parse("quiet nidus.compat=power9");
+        assert!(line.setting(
+            "bootargs",
+            "console=hvc0 nidus.mode=papr nidus.compat=power10 nidus.x"
+        ));
+        assert!(line.setting("bootargs", "another"));
+        assert!(line.setting("nidus,mode", "opal"), "too late");
+        assert_eq!(line.payload, "console=hvc0");
+        assert_eq!(line.mode, Some(Mode::Papr));
+        assert_eq!(line.compat, Some(Level::Power9));
+        assert_eq!(line.unknown, ["nidus.x"]);
+    }
+
+    #[test]
+    fn secure_mode_can_be_forced() {
+        let mut line = CommandLine::parse("");
+        assert!(!line.setting("force-secure-mode", "never") && !line.secure);
+        assert!(line.setting("force-secure-mode", "always") && line.secure);
+    }
+
+    #[test]
     fn unknown_words_are_reported_and_taken_out() {
         let line = CommandLine::parse(
             "a nidus.mode=fast nidus.x b nidus. anidus.mode=papr nidus.compat=POWER10",
@@ -167,18 +211,6 @@ mod tests {
         assert!(!wants("nidus.xive=on xive=off"));
         assert!(wants("nidus.xive=on xxive=off \"a xive=off\""));
         assert!(!CommandLine::parse("nidus.xive=2").unknown.is_empty());
-    }
-
-    #[test]
-    fn the_line_goes_before_nvram_about_what_is_kept() {
-        let mut line = CommandLine::parse("quiet");
-        assert_eq!(line.keep, None);
-        assert!(line.setting("nidus,fast-reboot", "keep"));
-        assert_eq!(line.keep, Some(true));
-        let mut line = CommandLine::parse("nidus.fast-reboot=keep nidus.fast-reboot=off");
-        assert!(line.setting("nidus,fast-reboot", "keep"));
-        assert_eq!(line.keep, Some(false));
-        assert!(!line.setting("nidus,fast-reboot", "yes"));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use core::ops::Range;
 
 use crate::fdt::{Fdt, Node};
 use crate::memory::Region;
-use crate::opal::fast_reboot;
+
+use pnor_image::container::Hash;
 
 /// One core: the threads that share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +50,10 @@ pub struct Inputs {
     pub bootargs: String,
     /// Where the initrd was loaded.
     pub initrd: Option<Range<u64>>,
-    /// Fast reboots since the last real one: only the firmware's own tree has any.
-    pub fast_reboots: u32,
+    /// Whether the machine is in secure mode, as `/ibm,secureboot` says.
+    pub secure: bool,
+    /// The hash of the hardware keys that the machine trusts, from there.
+    pub key_hash: Option<Hash>,
     qemu: bool,
 }
 
@@ -180,7 +183,12 @@ impl Inputs {
             _ => None,
         };
 
+        let secure_boot = root.child("ibm,secureboot");
+        let secure_boot = |name| secure_boot.as_ref().and_then(|node| node.property(name));
+
         Ok(Self {
+            secure: secure_boot("secure-enabled").is_some(),
+            key_hash: secure_boot("hw-key-hash").and_then(|p| p.value.try_into().ok()),
             model: text(Some(&root), "model"),
             ram,
             reserved,
@@ -192,10 +200,6 @@ impl Inputs {
             lpc: primary_lpc(&root, address_cells, size_cells),
             bootargs: text(chosen.as_ref(), "bootargs"),
             initrd,
-            fast_reboots: chosen
-                .as_ref()
-                .and_then(|node| node.property(fast_reboot::COUNT)?.u32())
-                .unwrap_or(0),
             qemu: root.child("qemu").is_some()
                 || compatible.iter().any(|entry| entry.starts_with("qemu,")),
             compatible,

@@ -17,6 +17,7 @@ pub mod controllers;
 pub mod entry;
 pub mod exception;
 pub mod fdt;
+pub mod files;
 pub mod flash;
 pub mod handover;
 pub mod hypervisor;

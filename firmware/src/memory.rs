@@ -28,6 +28,8 @@ pub const FIRMWARE: u64 = 0x3000_0000;
 pub const HEAP: Range<u64> = 0x3060_0000..0x3100_0000;
 /// The memory console, control structure and both buffers.
 pub const MEMORY_CONSOLE: Range<u64> = 0x3100_0000..0x3110_0000;
+/// A word that a reset leaves alone, for [`crate::files`].
+pub const NOTE: u64 = 0x3110_0000;
 /// Blocks of threads other than the boot thread, 64 KiB each.
 pub const THREAD_BLOCKS: Range<u64> = 0x3120_0000..0x3400_0000;
 /// Where the table pool starts; [`Plan::pool`] says where it ends.

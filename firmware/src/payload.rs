@@ -50,6 +50,20 @@ impl Loaded {
         (self.words.len() as u64).saturating_mul(8)
     }
 
+    /// The first `size` bytes, in whole words; what follows them in the last word is cleared.
+    pub(crate) fn cut(self, size: u64) -> Self {
+        let words = usize::try_from(size.div_ceil(8)).unwrap_or(usize::MAX);
+        let words = self.words.get(..words).unwrap_or(self.words);
+        if let (Some(last), rest @ 1..) = (words.last(), size % 8) {
+            let mut bytes = last.load(Ordering::Relaxed).to_ne_bytes();
+            for byte in bytes.iter_mut().skip(usize::try_from(rest).unwrap_or(8)) {
+                *byte = 0;
+            }
+            last.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        }
+        Self { words, ..self }
+    }
+
     /// Copies out from `offset`; `None` when that leaves the memory.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {
         let end = offset.checked_add(buffer.len() as u64)?;
@@ -248,12 +262,10 @@ impl Payload {
     /// What was found, so that one line can say what to do.
     pub fn read(
         memory: &impl Memory,
+        kernel: Loaded,
         initrd: Option<Range<u64>>,
         extents: &[PartitionExtent],
     ) -> Result<Self, PayloadError> {
-        let kernel = memory
-            .loaded(KERNEL_AREA)
-            .ok_or(PayloadError::NothingThere)?;
         let mut payload = Self::kernel(kernel)?;
         let room = extents.first().map_or(0, |extent| extent.len);
         if payload.kernel_end.0 > TREE_AREA.start.min(room) {

@@ -93,8 +93,18 @@ impl Memory for Machine {
     }
 }
 
+/// As boot does it.
+fn check(
+    memory: &Machine,
+    initrd: Option<Range<u64>>,
+    extents: &[PartitionExtent],
+) -> Result<Payload, PayloadError> {
+    let kernel = memory.loaded(KERNEL_AREA).unwrap();
+    Payload::read(memory, kernel, initrd, extents)
+}
+
 fn read(kernel: &[u8]) -> Result<Payload, PayloadError> {
-    Payload::read(
+    check(
         &Machine {
             kernel: kernel.to_vec(),
             initrd: vec![],
@@ -111,7 +121,7 @@ fn kernel_and_initrd_arrive_in_the_partition() {
         kernel: vmlinux(),
         initrd: initrd.clone(),
     };
-    let payload = Payload::read(
+    let payload = check(
         &machine,
         Some(0x2800_0000..0x2800_0000 + 1003),
         &extents(ROOM),
@@ -212,9 +222,8 @@ fn an_initrd_must_fit_and_not_overlap() {
         kernel: vmlinux(),
         initrd: vec![0; initrd],
     };
-    let with = |range: Range<u64>, room| {
-        Payload::read(&machine(16), Some(range), &extents(room)).unwrap_err()
-    };
+    let with =
+        |range: Range<u64>, room| check(&machine(16), Some(range), &extents(room)).unwrap_err();
     assert_eq!(
         with(0x2000_01c0..0x2000_0300, ROOM),
         PayloadError::Overlap(0x2000_01c5, 0x2000_01c0)
@@ -246,7 +255,7 @@ fn an_initrd_that_the_partition_sees_stays_where_it_is() {
             ra: Ra(ra),
             len,
         };
-        Payload::read(&machine, Some(0x2800_0000..0x2800_0040), &[first, second])
+        check(&machine, Some(0x2800_0000..0x2800_0040), &[first, second])
     };
     let seen = with(0xc020_0000, 0x20_0000, 0x2fe0_0000).unwrap();
     assert_eq!(seen.initrd(), Some(0xe800_0000..0xe800_0040));
@@ -261,7 +270,7 @@ fn an_initrd_that_the_partition_sees_stays_where_it_is() {
         ra: Ra(0x2800_0000),
         len: ROOM,
     }];
-    let error = Payload::read(&machine, Some(0x2800_0000..0x2800_0040), &low).unwrap_err();
+    let error = check(&machine, Some(0x2800_0000..0x2800_0040), &low).unwrap_err();
     assert_eq!(
         error,
         PayloadError::InitrdMisplaced(0x2800_0000, 0x2800_0040)

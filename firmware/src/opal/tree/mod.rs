@@ -52,12 +52,12 @@ pub struct Description<'a> {
     pub missing: &'a [u32],
     /// The kernel's command line.
     pub bootargs: &'a str,
+    /// Where the initrd is, if the firmware loaded one; what the given tree says of one stands otherwise.
+    pub initrd: Option<&'a Range<u64>>,
     /// What the firmware keeps, by use, ascending and without gaps.
     pub firmware: &'a [(&'a str, Range<u64>)],
     /// Where OPAL calls enter.
     pub entry: u64,
-    /// What a fast reboot would do: "okay", or why there is none.
-    pub fast_reboot: &'a str,
     /// What the processor needs against speculation attacks.
     pub characteristics: Characteristics,
     /// The memory console's control structure.
@@ -77,6 +77,10 @@ impl Description<'_> {
             node.set("bootargs", self.bootargs)
                 .set("linux,stdout-path", "/ibm,opal/consoles/serial@0")
                 .set("ibm,architecture-vec-5", Bytes(&cpus::FORM_1));
+            if let Some(initrd) = self.initrd {
+                node.set("linux,initrd-start", initrd.start)
+                    .set("linux,initrd-end", initrd.end);
+            }
         });
         given::correct_devices(&mut draft.root);
         given::remove_unserved(&mut draft.root);
@@ -131,7 +135,6 @@ impl Description<'_> {
             .set("ibm,associativity-reference-points", cpus::REFERENCE_POINTS)
             .set("ibm,opal-memcons", self.memory_console)
             .set("ibm,heartbeat-ms", HEARTBEAT_MS)
-            .set("fast-reboot", self.fast_reboot)
             .set("opal-interrupts", &numbers[..])
             .set("opal-interrupts-names", names.clone())
             .set("interrupts", &interrupts[..])

@@ -99,11 +99,11 @@ fn description(missing: &[u32]) -> Description<'_> {
     Description {
         chip: &platform_p10::P10,
         is_qemu: false,
-        fast_reboot: "okay",
         level: None,
         boot_cpu: 4,
         missing,
         bootargs: "quiet",
+        initrd: Some(&(0x2800_0000..0x2900_0000)),
         firmware: const {
             &[
                 ("code", 0x3000_0000..0x3100_0000),
@@ -152,6 +152,10 @@ fn what_was_given_stays_and_the_firmware_adds() {
     assert_eq!(
         at(&tree, "chosen").property("bootargs"),
         Some(&b"quiet\0"[..])
+    );
+    assert_eq!(
+        at(&tree, "chosen").property("linux,initrd-end"),
+        Some(&0x2900_0000_u64.to_be_bytes()[..])
     );
     assert_eq!(tree.reserved, [(0x3000_0000, 0x200_0000)]);
     assert_eq!(tree.boot_cpu, 4);

@@ -4,7 +4,6 @@ mod abi;
 mod arguments;
 mod bench;
 mod entry;
-mod fast_reboot;
 mod reboot;
 mod reentry;
 mod services;
@@ -52,11 +51,6 @@ const GROUPS: &[Group] = &[
         name: "reboot",
         by_default: false,
         run: reboot::run,
-    },
-    Group {
-        name: "fast-reboot",
-        by_default: false,
-        run: fast_reboot::run,
     },
     Group {
         name: "bench",
