@@ -27,6 +27,9 @@ mod warnings;
 
 pub use cases::cases;
 
+/// For two boots in a row, each of which may start guests.
+const LONG: Duration = Duration::from_secs(600);
+
 /// A statement about the lines of a console.
 type Check = fn(&[String]) -> Result<(), String>;
 
@@ -230,7 +233,7 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
                 .join("logs")
                 .join(format!("linux-{}.log", case.name));
             fs::create_dir_all(target().join("logs"))?;
-            let talk = console::converse(line, steps, forbidden()?, Duration::from_secs(240))?;
+            let talk = console::converse(line, steps, forbidden()?, LONG)?;
             fs::write(&log, talk.shown)?;
             Ok(Outcome {
                 problem: talk.problem,
