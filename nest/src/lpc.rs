@@ -111,6 +111,42 @@ impl fmt::Display for FwError {
     }
 }
 
+/// A space that takes bytes only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ByteSpace {
+    /// 64 KiB of ports.
+    Io,
+    /// 256 MiB of memory.
+    Memory,
+}
+
+impl ByteSpace {
+    /// Where `bytes` bytes from `address` on begin in the window.
+    fn at(self, address: u32, bytes: usize) -> Result<u64, OutOfRange> {
+        let (base, size) = match self {
+            Self::Io => (IO, 1 << 16),
+            Self::Memory => (MEM, SEGMENT.into()),
+        };
+        check_range(address, bytes, size)?;
+        Ok(base + u64::from(address))
+    }
+}
+
+/// Why bytes that may not be there were not reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProbeError {
+    /// They are outside the space; nothing was accessed.
+    OutOfRange,
+    /// Nothing answered, or with an error. Some of the bytes may have been written.
+    NoAnswer,
+}
+
+impl From<OutOfRange> for ProbeError {
+    fn from(_: OutOfRange) -> Self {
+        Self::OutOfRange
+    }
+}
+
 /// Byte access to LPC IO ports: the bus of the UART, the clock and the BMC's interfaces.
 pub trait IoSpace {
     /// Reads a port.
@@ -207,21 +243,42 @@ impl<M: Mmio<Opb>> Lpc<M> {
         self.probing(|| self.outb(port, value)).is_some()
     }
 
-    /// Reads a byte of memory space.
+    /// Reads bytes from `address` on, in order, where nothing may be.
     ///
     /// # Errors
-    /// [`OutOfRange`] from 256 MiB on.
-    pub fn mem_read(&self, address: u32) -> Result<u8, OutOfRange> {
-        Ok(self.mmio.read8(in_segment(MEM, address)?))
+    /// [`ProbeError`].
+    pub fn probe_bytes(
+        &self,
+        space: ByteSpace,
+        address: u32,
+        into: &mut [u8],
+    ) -> Result<(), ProbeError> {
+        let start = space.at(address, into.len())?;
+        let read = || {
+            for (byte, at) in into.iter_mut().zip(start..) {
+                *byte = self.mmio.read8(Reg::new(at));
+            }
+        };
+        self.probing(read).ok_or(ProbeError::NoAnswer)
     }
 
-    /// Writes a byte of memory space.
+    /// Writes bytes from `address` on, in order, where nothing may be.
     ///
     /// # Errors
-    /// [`OutOfRange`] from 256 MiB on.
-    pub fn mem_write(&self, address: u32, value: u8) -> Result<(), OutOfRange> {
-        self.mmio.write8(in_segment(MEM, address)?, value);
-        Ok(())
+    /// [`ProbeError`].
+    pub fn probe_write_bytes(
+        &self,
+        space: ByteSpace,
+        address: u32,
+        from: &[u8],
+    ) -> Result<(), ProbeError> {
+        let start = space.at(address, from.len())?;
+        let write = || {
+            for (byte, at) in from.iter().zip(start..) {
+                self.mmio.write8(Reg::new(at), *byte);
+            }
+        };
+        self.probing(write).ok_or(ProbeError::NoAnswer)
     }
 
     /// Reads firmware space (the flash window) from `address` on.
@@ -230,7 +287,7 @@ impl<M: Mmio<Opb>> Lpc<M> {
     /// [`FwError::OutOfRange`] when the range leaves the 4 GiB space; nothing was read. [`FwError::Bus`]: a device that
     /// does not answer reads as ones, so all of it is in doubt.
     pub fn fw_read(&self, address: u32, into: &mut [u8]) -> Result<(), FwError> {
-        check_fw(address, into.len())?;
+        check_range(address, into.len(), WINDOW)?;
         let mut controller = self.controller.lock();
         self.keep_errors(&mut controller);
         let mut space = FirmwareSpace::new(&self.mmio, &controller);
@@ -258,7 +315,7 @@ impl<M: Mmio<Opb>> Lpc<M> {
     /// [`FwError::OutOfRange`] when the range leaves the 4 GiB space; nothing was written. [`FwError::Bus`]: any part of it may
     /// be written.
     pub fn fw_write(&self, address: u32, from: &[u8]) -> Result<(), FwError> {
-        check_fw(address, from.len())?;
+        check_range(address, from.len(), WINDOW)?;
         let mut controller = self.controller.lock();
         self.keep_errors(&mut controller);
         let mut space = FirmwareSpace::new(&self.mmio, &controller);
@@ -356,14 +413,6 @@ fn io(port: u16) -> Reg<Opb> {
     Reg::new(IO + u64::from(port))
 }
 
-fn in_segment(base: u64, address: u32) -> Result<Reg<Opb>, OutOfRange> {
-    if address < SEGMENT {
-        Ok(Reg::new(base + u64::from(address)))
-    } else {
-        Err(OutOfRange)
-    }
-}
-
 /// How many of `bytes` bytes from `address` on precede the next word.
 fn to_word(address: u32, bytes: usize) -> usize {
     let head = match address % 4 {
@@ -375,12 +424,13 @@ fn to_word(address: u32, bytes: usize) -> usize {
     head.min(bytes)
 }
 
-fn check_fw(address: u32, bytes: usize) -> Result<(), OutOfRange> {
+/// Whether the bytes are in a space of this size.
+fn check_range(address: u32, bytes: usize, size: u64) -> Result<(), OutOfRange> {
     let end = u64::try_from(bytes)
         .ok()
         .and_then(|bytes| bytes.checked_add(u64::from(address)));
     match end {
-        Some(end) if end <= WINDOW => Ok(()),
+        Some(end) if end <= size => Ok(()),
         _ => Err(OutOfRange),
     }
 }
@@ -523,10 +573,42 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_nobody_answers_are_noticed() {
+        let watched = |access: &[crate::fakes::Step], latched| {
+            let mut script = vec![Get32(MASK, 0x4fc), Put32(MASK, 0x4bc), Put32(STAT, 0x40)];
+            script.extend_from_slice(access);
+            script.extend([
+                Get32(STAT, latched),
+                Put32(STAT, latched),
+                Put32(MASK, 0x4fc),
+            ]);
+            Lpc::new(Expect::new(script))
+        };
+        let mut bytes = [0; 2];
+        let access = [Get8(0xefff_fffe, 0xff), Get8(0xefff_ffff, 0xff)];
+        let lpc = watched(&access, 0x40);
+        let answer = lpc.probe_bytes(ByteSpace::Memory, 0x0fff_fffe, &mut bytes);
+        assert_eq!(answer, Err(ProbeError::NoAnswer));
+        let access = [Put8(0xd001_fffe, 7), Put8(0xd001_ffff, 8)];
+        let lpc = watched(&access, 0);
+        let answer = lpc.probe_write_bytes(ByteSpace::Io, 0xfffe, &[7, 8]);
+        assert_eq!(answer, Ok(()));
+        let lpc = watched(&[Put8(0xe000_0000, 5)], 0x20);
+        let answer = lpc.probe_write_bytes(ByteSpace::Memory, 0, &[5]);
+        assert_eq!(answer, Err(ProbeError::NoAnswer));
+    }
+
+    #[test]
     fn what_leaves_a_space_is_refused_before_any_access() {
         let lpc = Lpc::new(Expect::new([]));
-        assert_eq!(lpc.mem_read(0x1000_0000), Err(OutOfRange));
-        assert_eq!(lpc.mem_write(u32::MAX, 0), Err(OutOfRange));
+        for (space, end) in [(ByteSpace::Io, 1 << 16), (ByteSpace::Memory, 1 << 28)] {
+            for (bytes, at) in [(1, end), (2, end - 1), (4, end - 3), (4, u32::MAX)] {
+                let mut buffer = vec![0; bytes];
+                let refused = Err(ProbeError::OutOfRange);
+                assert_eq!(lpc.probe_write_bytes(space, at, &buffer), refused);
+                assert_eq!(lpc.probe_bytes(space, at, &mut buffer), refused);
+            }
+        }
         assert_eq!(
             lpc.fw_read(0xffff_fffe, &mut [0; 3]),
             Err(FwError::OutOfRange)

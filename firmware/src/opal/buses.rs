@@ -3,7 +3,7 @@
 //! Surprising fact: what a kernel asks for here is done, whatever it does to the machine; it owns it.
 #![forbid(unsafe_code)]
 
-use nest::lpc::{FwError, IoSpace as _};
+use nest::lpc::{ByteSpace, FwError, ProbeError};
 use nest::scom::{ChipIndex, Scom as _, ScomAddr, ScomError};
 use opal_calls::args::ChipId;
 use opal_calls::error::{Answer, OpalError, SUCCESS};
@@ -42,27 +42,15 @@ impl Opal {
         addr: u32,
         size: u32,
     ) -> Result<u32, OpalError> {
-        let bad = OpalError::OPAL_PARAMETER;
         let mut bytes = [0; 4];
         let part = lpc_part(&mut bytes, chip, size)?;
         let bus = self.machine.bus();
-        match space {
-            LPC_IO => {
-                for (byte, port) in part.iter_mut().zip(addr..) {
-                    let port = u16::try_from(port).map_err(|_| bad)?;
-                    *byte = bus.probe(port).ok_or(OpalError::OPAL_HARDWARE)?;
-                }
-            }
-            LPC_MEMORY => {
-                for (byte, at) in part.iter_mut().zip(addr..) {
-                    *byte = bus.mem_read(at).map_err(|_| bad)?;
-                }
-            }
-            LPC_FIRMWARE => {
+        match LpcSpace::of(space)? {
+            LpcSpace::Bytes(space) => bus.probe_bytes(space, addr, part).map_err(probe_code)?,
+            LpcSpace::Firmware => {
                 bus.fw_read(addr, part).map_err(fw_code)?;
                 part.reverse();
             }
-            _ => return Err(bad),
         }
         Ok(u32::from_le_bytes(bytes))
     }
@@ -75,31 +63,44 @@ impl Opal {
         data: u32,
         size: u32,
     ) -> Answer {
-        let bad = OpalError::OPAL_PARAMETER;
         let mut bytes = data.to_le_bytes();
         let part = lpc_part(&mut bytes, chip, size)?;
         let bus = self.machine.bus();
-        match space {
-            LPC_IO => {
-                for (byte, port) in part.iter().zip(addr..) {
-                    let port = u16::try_from(port).map_err(|_| bad)?;
-                    if !bus.probe_write(port, *byte) {
-                        return Err(OpalError::OPAL_HARDWARE);
-                    }
-                }
-            }
-            LPC_MEMORY => {
-                for (byte, at) in part.iter().zip(addr..) {
-                    bus.mem_write(at, *byte).map_err(|_| bad)?;
-                }
-            }
-            LPC_FIRMWARE => {
+        match LpcSpace::of(space)? {
+            LpcSpace::Bytes(space) => bus
+                .probe_write_bytes(space, addr, part)
+                .map_err(probe_code)?,
+            LpcSpace::Firmware => {
                 part.reverse();
                 bus.fw_write(addr, part).map_err(fw_code)?;
             }
-            _ => return Err(bad),
         }
         SUCCESS
+    }
+}
+
+/// The spaces of the bus.
+enum LpcSpace {
+    Bytes(ByteSpace),
+    Firmware,
+}
+
+impl LpcSpace {
+    /// The one with this number in the ABI.
+    const fn of(number: u32) -> Result<Self, OpalError> {
+        match number {
+            0 => Ok(Self::Bytes(ByteSpace::Memory)),
+            1 => Ok(Self::Bytes(ByteSpace::Io)),
+            2 => Ok(Self::Firmware),
+            _ => Err(OpalError::OPAL_PARAMETER),
+        }
+    }
+}
+
+const fn probe_code(error: ProbeError) -> OpalError {
+    match error {
+        ProbeError::OutOfRange => OpalError::OPAL_PARAMETER,
+        ProbeError::NoAnswer => OpalError::OPAL_HARDWARE,
     }
 }
 
@@ -109,10 +110,6 @@ const fn fw_code(error: FwError) -> OpalError {
         FwError::Bus(..) => OpalError::OPAL_HARDWARE,
     }
 }
-
-const LPC_MEMORY: u32 = 0;
-const LPC_IO: u32 = 1;
-const LPC_FIRMWARE: u32 = 2;
 
 /// The bytes of an access: 1, 2 or 4 on the one bus that is driven. IO and memory cycles of the bus are bytes, lowest
 /// address first, least significant first.

@@ -4,6 +4,7 @@ mod abi;
 mod arguments;
 mod bench;
 mod entry;
+mod lpc;
 mod reboot;
 mod reentry;
 mod services;

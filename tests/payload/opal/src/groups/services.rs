@@ -20,7 +20,7 @@ pub(super) fn run(machine: &Machine) {
     clock(machine);
     nvram(machine);
     scom(machine);
-    lpc();
+    super::lpc::run();
     ipmi(machine);
     nest_mmu(machine);
     tree(machine);
@@ -228,33 +228,6 @@ fn scom(machine: &Machine) {
     }
     let got = call(t::OPAL_XSCOM_WRITE, [0, CHIP_ID, 0]);
     one_of("scom/write", got, &[code::SUCCESS]);
-}
-
-fn lpc() {
-    const IO: u64 = 1;
-    /// The scratch register of the UART.
-    const PORT: u64 = 0x3ff;
-    for value in [0x5a, 0xa5] {
-        let got = call(t::OPAL_LPC_WRITE, [0, IO, PORT, value, 1]);
-        case(format_args!("lpc/write-{value:#x}"), got, code::SUCCESS);
-        let got = call(t::OPAL_LPC_READ, [0, IO, PORT, P, 1]);
-        case(format_args!("lpc/read-{value:#x}"), got, code::SUCCESS);
-        case(
-            format_args!("lpc/holds-{value:#x}"),
-            u64::from(read_be32(P)),
-            value,
-        );
-    }
-    for size in [0, 3, 5, 8, 0x1_0000] {
-        let got = call(t::OPAL_LPC_READ, [0, IO, PORT, P, size]);
-        case(format_args!("lpc/read-{size}-bytes"), got, code::PARAMETER);
-        let got = call(t::OPAL_LPC_WRITE, [0, IO, PORT, 0, size]);
-        case(format_args!("lpc/write-{size}-bytes"), got, code::PARAMETER);
-    }
-    let got = call(t::OPAL_LPC_READ, [0, 7, PORT, P, 1]);
-    case("lpc/no-such-space", got, code::PARAMETER);
-    let got = call(t::OPAL_LPC_READ, [0, IO, 0x1_0000, P, 1]);
-    case("lpc/port-beyond-the-space", got, code::PARAMETER);
 }
 
 /// Messages to the BMC: QEMU's answers Get Device ID.
