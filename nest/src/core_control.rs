@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use isa::timebase::{self, Deadline, Ticks};
+use isa::timebase::{self, Ticks};
 
 use crate::scom::{ChipIndex, Scom, ScomAddr, ScomError};
 
@@ -62,7 +62,8 @@ const GATED: u64 = isa::ppc_bit(0);
 const AWAKE: u64 = isa::ppc_bit(1);
 
 const STEP: Ticks = Ticks::from_us(100);
-const PATIENCE_MS: u64 = 100;
+/// How often it is looked whether a core is awake: for a tenth of a second.
+const LOOKS: u32 = 1000;
 
 /// Why a thread could not be controlled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,17 +115,34 @@ pub fn read_errors(scom: &mut impl Scom, at: Place) -> Result<u64, ControlError>
     Ok(errors.and_then(|errors| let_go.map(|()| errors))?)
 }
 
+/// The errors of a core, after which it may have stopped; all of them when its registers are not reached, several times.
+pub fn errors_of(scom: &mut impl Scom, at: Place) -> u64 {
+    /// One access can fail without the core having to do with it.
+    const TRIES: u32 = 5;
+    for _ in 0..TRIES {
+        match read_errors(scom, at) {
+            Ok(errors) => return errors,
+            // Nothing that sleeps has stopped.
+            Err(ControlError::Asleep | ControlError::Gated) => return 0,
+            Err(ControlError::Scom(_)) => {}
+        }
+    }
+    u64::MAX
+}
+
 /// Wakes a core up and keeps it awake until the request is taken back.
 fn wake_up(scom: &mut impl Scom, at: Place) -> Result<(), ControlError> {
     let state = at.register(QME, 0x82c);
     scom.write(at.chip, at.spwu(), WAKE_UP_REQUEST)?;
-    let deadline = Deadline::after_ms(PATIENCE_MS);
+    // Counted: the time base may stand still, and that can be what a core is asked about.
+    let mut looks = 0;
     let seen = loop {
         let seen = scom.read(at.chip, state)?;
         if seen & AWAKE != 0 {
             break seen;
         }
-        if deadline.has_passed() {
+        looks += 1;
+        if looks > LOOKS {
             return Err(ControlError::Asleep);
         }
         timebase::delay(STEP);
@@ -147,11 +165,17 @@ mod tests {
     struct Core {
         state: u64,
         spwu: u64,
+        /// Reads that fail before the first that does not.
+        fails: u32,
         written: Vec<(ChipIndex, u32, u64)>,
     }
 
     impl Scom for Core {
         fn read(&mut self, _: ChipIndex, address: ScomAddr) -> Result<u64, ScomError> {
+            if self.fails > 0 {
+                self.fails -= 1;
+                return Err(ScomError::Parity);
+            }
             Ok(match address.0 & 0xfff {
                 0x82c => self.state,
                 0x83c => self.spwu,
@@ -169,6 +193,7 @@ mod tests {
         Core {
             state,
             spwu,
+            fails: 0,
             written: Vec::new(),
         }
     }
@@ -215,11 +240,29 @@ mod tests {
     }
 
     #[test]
+    fn only_a_core_that_is_never_reached_counts_as_stopped() {
+        for (fails, errors) in [(0, 0x123), (4, 0x123), (5, u64::MAX)] {
+            let mut bus = Core {
+                fails,
+                ..core(AWAKE, 0)
+            };
+            assert_eq!(errors_of(&mut bus, PLACE), errors, "{fails}");
+        }
+        let mut bus = core(AWAKE | GATED, 0);
+        assert_eq!(errors_of(&mut bus, PLACE), 0);
+    }
+
+    #[test]
     fn a_core_that_does_not_wake_keeps_the_request() {
         timebase::fake::set_step(Ticks::from_ms(1));
         let mut bus = core(0, 0);
         assert_eq!(system_reset(&mut bus, PLACE), Err(ControlError::Asleep));
         assert_eq!(bus.written.len(), 1);
+        // Its patience is a tenth of a second, and no less when readings of the clock are far apart.
+        let start = timebase::fake::peek();
+        timebase::fake::set_step(Ticks::from_us(1));
+        assert_eq!(system_reset(&mut bus, PLACE), Err(ControlError::Asleep));
+        assert!(timebase::fake::peek().since(start) >= Ticks::from_ms(100));
     }
 
     #[test]

@@ -320,6 +320,27 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_engine_and_a_dead_clock_do_not_hang_us() {
+        struct Dead;
+        impl XscomBus for Dead {
+            fn load(&self, _: ChipIndex, _: ScomAddr) -> u64 {
+                0
+            }
+            fn store(&self, _: ChipIndex, _: ScomAddr, _: u64) {}
+            fn hmer(&self) -> u64 {
+                0
+            }
+            fn and_hmer(&self, _: u64) {}
+            fn this_chip(&self) -> ChipIndex {
+                CHIP
+            }
+        }
+        timebase::fake::set_step(Ticks(0));
+        let answer = Xscom::new(Dead, [CHIP]).read(CHIP, ScomAddr(5));
+        assert_eq!(answer, Err(ScomError::NoAnswer));
+    }
+
+    #[test]
     fn what_cannot_be_there_is_not_accessed() {
         let mut engine = engine(vec![]);
         assert_eq!(

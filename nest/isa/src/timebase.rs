@@ -77,6 +77,35 @@ pub fn now() -> Ticks {
     Ticks(imp::mftb())
 }
 
+/// A time base that reads the same this often in a row stands still: it is being set, or has failed. One that runs has moved
+/// at nearly every reading. Reading it this often takes some milliseconds.
+const STILL: u32 = 1 << 18;
+
+/// The clock of one wait.
+struct Wait {
+    deadline: Deadline,
+    last: Ticks,
+    same: u32,
+}
+
+impl Wait {
+    fn until(deadline: Deadline) -> Self {
+        Self {
+            deadline,
+            last: deadline.start,
+            same: 0,
+        }
+    }
+
+    /// Whether there is nothing more to wait for: the moment has come, or never will.
+    fn is_over(&mut self) -> bool {
+        let now = now();
+        self.same = if now == self.last { self.same + 1 } else { 0 };
+        self.last = now;
+        self.deadline.is_before(now) || self.same >= STILL
+    }
+}
+
 /// A moment after which something has taken too long. Every wait for hardware has one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Deadline {
@@ -109,14 +138,20 @@ impl Deadline {
     /// Whether the moment has come.
     #[must_use]
     pub fn has_passed(self) -> bool {
-        now().0.wrapping_sub(self.start.0) >= self.length.0
+        self.is_before(now())
+    }
+
+    const fn is_before(self, moment: Ticks) -> bool {
+        moment.0.wrapping_sub(self.start.0) >= self.length.0
     }
 
     /// Calls `poll` until it answers something, at least once and once more after the moment came. `None` is a
-    /// time-out. The last call is what makes the wait right when this thread was held up between two polls.
+    /// time-out. The last call is what makes the wait right when this thread was held up between two polls. It ends too when
+    /// the time base stands still.
     pub fn wait_for<T>(self, mut poll: impl FnMut() -> Option<T>) -> Option<T> {
+        let mut wait = Wait::until(self);
         loop {
-            let late = self.has_passed();
+            let late = wait.is_over();
             let found = poll();
             if found.is_some() || late {
                 return found;
@@ -126,10 +161,10 @@ impl Deadline {
     }
 }
 
-/// Waits `length`.
+/// Waits `length`, or some milliseconds when the time base stands still.
 pub fn delay(length: Ticks) {
-    let end = Deadline::after(length);
-    while !end.has_passed() {
+    let mut wait = Wait::until(Deadline::after(length));
+    while !wait.is_over() {
         crate::priority::relax();
     }
 }
@@ -238,6 +273,22 @@ mod tests {
             (polls > 100).then_some(())
         });
         assert_eq!((answer, polls), (None, 10));
+    }
+
+    #[test]
+    fn a_wait_ends_although_the_time_base_stands_still() {
+        fake::set_step(Ticks(0));
+        let deadline = Deadline::after_ms(100);
+        assert_eq!(deadline.wait_for(|| None::<()>), None);
+        delay(Ticks::from_s(1));
+        // One that stands for a moment, as while another thread of the core sets it, loses nothing.
+        let mut polls = 0;
+        let answer = deadline.wait_for(|| {
+            polls += 1;
+            fake::set_step(Ticks((polls % 1000 == 0).into()));
+            (polls > 2 * STILL).then_some(())
+        });
+        assert_eq!(answer, Some(()));
     }
 
     #[test]
