@@ -5,7 +5,7 @@
 //! anew by the firmware, or the kernel is told that it cannot be.
 //!
 //! The surprising fact: several causes come in one interrupt and stay set until they are cleared one by one; a cause that is
-//! left set interrupts for ever.
+//! left set interrupts for ever. Each is cleared before it is looked into, so that one that comes meanwhile interrupts again.
 
 use crate::args::OsAddr;
 use crate::error::{Answer, SUCCESS};
@@ -57,6 +57,10 @@ impl Flags {
 
     fn add(&mut self, other: Self) {
         self.0 |= other.0;
+    }
+
+    const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
     }
 }
 
@@ -127,6 +131,9 @@ pub trait Maintenance {
     /// Takes the malfunction alerts of this chip, and calls `found` with PIR and errors of each core that has some. A core
     /// whose register cannot be read has all of them.
     fn take_malfunctions(&self, found: &mut dyn FnMut(u32, u64));
+
+    /// The kernel does not fetch its messages: an event with this first word was not queued. For the log.
+    fn lost(&self, event: u64);
 }
 
 /// One interrupt being served.
@@ -159,8 +166,9 @@ impl<M: Maintenance> Service<'_, M> {
             return;
         };
         // The call itself makes the kernel look.
-        if self.messages.push(self.events, message).is_ok() {
-            self.flags.add(Flags::NEW_EVENT);
+        match self.messages.push(self.events, message) {
+            Ok(_) => self.flags.add(Flags::NEW_EVENT),
+            Err(_) => self.machine.lost(head),
         }
     }
 
@@ -198,14 +206,19 @@ impl<M: Maintenance> Service<'_, M> {
         const CORE: u32 = 1;
         let mut any = false;
         let machine = self.machine;
-        machine.take_malfunctions(&mut |pir, errors| {
+        // Without a clock nobody looks at all cores: that waits, core by core.
+        let scans = !self.flags.has(Flags::TB_FAILED);
+        let mut tell = |pir, errors| {
             let reason = reason(errors);
             if reason != 0 {
                 any = true;
                 let stop = [CORE, reason, pir];
                 self.tell(Severity::Fatal, Type::Malfunction, false, stop);
             }
-        });
+        };
+        if scans {
+            machine.take_malfunctions(&mut tell);
+        }
         if !any {
             let stop = [UNKNOWN, 0, 0];
             self.tell(Severity::Fatal, Type::Malfunction, false, stop);
@@ -217,6 +230,9 @@ impl<M: Maintenance> Service<'_, M> {
         if self.causes & (TIMER | TIMER_TRANSFER) != 0 {
             self.timers();
         }
+        let handled =
+            RECOVERED | RECOVERED_AGAIN | SPURR_LIMIT | SCOM_INJECTED | DEBUG_TRIGGER | MALFUNCTION;
+        self.machine.clear(self.causes & handled);
         let of_the_core = [
             (RECOVERED, Type::Recovered),
             (RECOVERED_AGAIN, Type::RecoveredAgain),
@@ -238,9 +254,6 @@ impl<M: Maintenance> Service<'_, M> {
         if self.causes & MALFUNCTION != 0 {
             self.malfunction();
         }
-        let handled =
-            RECOVERED | RECOVERED_AGAIN | SPURR_LIMIT | SCOM_INJECTED | DEBUG_TRIGGER | MALFUNCTION;
-        self.machine.clear(self.causes & handled);
     }
 }
 
@@ -292,6 +305,9 @@ mod tests {
         can_set: bool,
         stopped: Vec<(u32, u64)>,
         cleared: RefCell<Vec<u64>>,
+        /// Causes that come while cores are looked at.
+        meanwhile: u64,
+        lost: Cell<usize>,
     }
 
     impl Maintenance for Core {
@@ -317,7 +333,12 @@ mod tests {
         fn is_first_thread(&self) -> bool {
             !self.is_secondary
         }
+        fn lost(&self, event: u64) {
+            assert_eq!(event >> 56, 2, "version");
+            self.lost.set(self.lost.get() + 1);
+        }
         fn take_malfunctions(&self, found: &mut dyn FnMut(u32, u64)) {
+            self.hmer.set(self.hmer.get() | self.meanwhile);
             for (pir, errors) in &self.stopped {
                 found(*pir, *errors);
             }
@@ -460,12 +481,39 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_fetch_loses_events_only() {
+    fn a_cause_that_comes_meanwhile_interrupts_again() {
+        let core = Core {
+            meanwhile: MALFUNCTION | RECOVERED,
+            ..core(MALFUNCTION | RECOVERED, 0)
+        };
+        let _ = serve(&core);
+        assert_eq!(core.hmer.get(), MALFUNCTION | RECOVERED);
+    }
+
+    #[test]
+    fn cores_are_not_looked_at_without_a_time_base() {
+        let core = Core {
+            stopped: [(8, u64::MAX)].into(),
+            ..core(MALFUNCTION | TIMER, isa::ppc_bit(44))
+        };
+        let (flags, events) = serve(&core);
+        assert_eq!(flags, NEW | 8);
+        // The timer's event, and one of a stop that nobody explains.
+        assert_eq!(events.len(), 2);
+        assert_eq!((events[1][0], events[1][3]), (0x0203_0001_0000_0000, 0));
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_fetch_loses_events_and_it_is_told() {
         let (messages, events) = (Messages::new(), Events::new());
+        let mut lost = 0;
         for _ in 0..100 {
             let core = core(RECOVERED, 0);
-            let _ = handle(&core, &messages, &events);
+            let told = handle(&core, &messages, &events) == Flags::NEW_EVENT;
             assert_eq!(core.hmer.get(), 0);
+            assert_eq!(core.lost.get(), usize::from(!told));
+            lost += core.lost.get();
         }
+        assert!(lost > 0 && lost < 100, "{lost}");
     }
 }

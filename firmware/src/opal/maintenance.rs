@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "writes HMER and TFMR")]
 
 use isa::spr::{Hmer, Tfmr, mfspr, mtspr};
-use nest::core_control::{self, ControlError, Place};
+use nest::core_control::{self, Place};
 use nest::scom::{Scom as _, ScomAddr};
 use opal_calls::hmi::Maintenance;
 
@@ -67,12 +67,7 @@ impl Maintenance for Registers<'_> {
             let Some(place) = place.filter(|place| place.thread == 0) else {
                 continue;
             };
-            let errors = match core_control::read_errors(&mut *self.scom.lock(), place) {
-                Ok(errors) => errors,
-                // Nothing that sleeps has stopped.
-                Err(ControlError::Asleep | ControlError::Gated) => 0,
-                Err(ControlError::Scom(_)) => u64::MAX,
-            };
+            let errors = core_control::errors_of(&mut *self.scom.lock(), place);
             if errors != 0 {
                 crate::limited!(
                     error,
@@ -82,5 +77,12 @@ impl Maintenance for Registers<'_> {
                 found(thread.pir, errors);
             }
         }
+    }
+
+    fn lost(&self, event: u64) {
+        crate::limited!(
+            error,
+            "the kernel does not fetch its messages: the maintenance event {event:#018x} is lost"
+        );
     }
 }
