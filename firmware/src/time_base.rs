@@ -78,6 +78,8 @@ struct Setting {
     tried: [u32; 16],
     set: usize,
     failed: usize,
+    /// Boot waits no more, and may use the XSCOM of the machine in other ways: who comes now finds it as it is.
+    is_closed: bool,
 }
 
 static SETTING: Once<Mutex<Setting>> = Once::new();
@@ -92,6 +94,16 @@ impl Setting {
         };
         let core = 1 << (at.core & 31);
         let is_good = chiptod::is_good(ThisThread.read());
+        if self.is_closed {
+            if *tried & core == 0 && !is_good {
+                log::error!(
+                    "time base of core {} on chip {}: its first thread came too late, it is not set",
+                    at.core,
+                    at.chip.0
+                );
+            }
+            return;
+        }
         if *tried & core != 0 || is_good && !self.all {
             return;
         }
@@ -112,8 +124,8 @@ pub fn start(chip: &Chip, pvr: Pvr, inputs: &Inputs) {
     let chips: Vec<ChipIndex> = (inputs.chips.iter())
         .filter_map(|chip| u8::try_from(*chip).ok().map(ChipIndex))
         .collect();
-    // SAFETY: the chip's table says where the windows are; every chip is one that the tree names. The next engine is made
-    // when no thread can come to `arrive` any more, or by the boot thread while none has started.
+    // SAFETY: the chip's table says where the windows are; every chip is one that the tree names. The next engine is used
+    // after `wait_for_all` has closed this one, or by the boot thread while no other has started.
     let bus = unsafe { CiXscom::new(chip.map.xscom, chip.map.chip_shift) };
     let mut scom = Xscom::new(bus, chips.iter().copied());
     let all = match run(&mut scom, &chips) {
@@ -141,6 +153,7 @@ pub fn start(chip: &Chip, pvr: Pvr, inputs: &Inputs) {
             tried: [0; 16],
             set: 0,
             failed: 0,
+            is_closed: false,
         })
     });
     setting.lock().core(tod);
@@ -175,7 +188,8 @@ pub fn arrive() {
     ARRIVED.fetch_add(1, Ordering::Release);
 }
 
-/// Waits until this many threads have passed [`arrive`], but not for ever, and says what was done.
+/// Waits until this many threads have passed [`arrive`], but not for ever, and says what was done. Afterwards no thread uses
+/// this module's XSCOM any more.
 pub fn wait_for_all(threads: usize) {
     const PATIENCE_MS: u64 = 1000;
     let all = Deadline::after_ms(PATIENCE_MS)
@@ -183,9 +197,15 @@ pub fn wait_for_all(threads: usize) {
     if all.is_none() {
         log::warn!("not all threads have a time base yet: going on");
     }
-    if let Some(setting) = SETTING.get().and_then(|setting| setting.try_lock()) {
-        let (set, failed) = (setting.set, setting.failed);
-        log::info!("time base of {set} cores set, {failed} failed");
+    if let Some(setting) = SETTING.get() {
+        // Without an end of its own: the holder has one, all its waits are numbers of reads.
+        let mut setting = setting.lock();
+        setting.is_closed = true;
+        log::info!(
+            "time base of {} cores set, {} failed",
+            setting.set,
+            setting.failed
+        );
     }
 }
 
