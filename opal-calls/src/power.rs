@@ -159,14 +159,13 @@ impl Power {
         }
         let watts = u16::try_from(watts).map_err(|_| OpalError::OPAL_PARAMETER)?;
         let known = |which| occs.cap(which).ok_or(OpalError::OPAL_HARDWARE);
-        if known(Cap::Current)? == watts {
-            return SUCCESS;
-        }
+        let (least, most) = (known(Cap::SoftMin)?, known(Cap::Max)?);
         // 0 lifts the limit.
-        if watts != 0 && !(known(Cap::SoftMin)?..=known(Cap::Max)?).contains(&watts) {
+        if watts != 0 && !(least..=most).contains(&watts) {
             return Err(OpalError::OPAL_PARAMETER);
         }
-        self.begin(occs, messages, 0, token, Command::SetCap(watts))
+        let holds = || Ok(known(Cap::Current)? == watts);
+        self.begin(occs, messages, 0, token, Command::SetCap(watts), holds)
     }
 
     /// OPAL_GET_POWER_SHIFT_RATIO.
@@ -203,12 +202,12 @@ impl Power {
         let unit = unit.ok_or(OpalError::OPAL_UNSUPPORTED)?;
         let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
         let percent = percent.ok_or(OpalError::OPAL_PARAMETER)?;
-        if occs.ratio(unit).ok_or(OpalError::OPAL_HARDWARE)? == percent {
-            return SUCCESS;
-        }
-        self.begin(occs, messages, unit, token, Command::SetRatio(percent))
+        let holds = || Ok(occs.ratio(unit).ok_or(OpalError::OPAL_HARDWARE)? == percent);
+        let command = Command::SetRatio(percent);
+        self.begin(occs, messages, unit, token, command, holds)
     }
 
+    /// Begins a command, unless what it asks for `holds` already.
     fn begin(
         &self,
         occs: &impl Controllers,
@@ -216,11 +215,16 @@ impl Power {
         unit: usize,
         token: AsyncToken,
         command: Command,
+        holds: impl FnOnce() -> Result<bool, OpalError>,
     ) -> Answer {
         let mut units = self.units.lock();
         let place = units.get_mut(unit).ok_or(OpalError::OPAL_UNSUPPORTED)?;
+        // What holds while a command is under way will not hold for long.
         if place.is_some() {
             return Err(OpalError::OPAL_BUSY);
+        }
+        if holds()? {
+            return SUCCESS;
         }
         let ticket = messages.begin(token)?;
         if let Err(error) = occs.begin(unit, command) {
@@ -417,10 +421,14 @@ mod tests {
         assert_eq!(m.set_cap(CURRENT, 1, 90), SUCCESS, "it holds already");
         assert_eq!(m.set_cap(CURRENT, 7, 50), ASYNC);
         assert_eq!(m.set_cap(CURRENT, 8, 60), Err(OpalError::OPAL_BUSY));
+        // What holds until the command ends.
+        assert_eq!(m.set_cap(CURRENT, 8, 90), Err(OpalError::OPAL_BUSY));
         assert_eq!(m.message(), None);
         m.occs.answer.set(Some(SUCCESS));
         assert_eq!(m.message(), Some((7, 0)));
         assert_eq!(m.set_ratio(ratio_handle(1), 9, 5), ASYNC);
+        let busy = Err(OpalError::OPAL_BUSY);
+        assert_eq!(m.set_ratio(ratio_handle(1), 9, 60), busy);
         m.occs.answer.set(Some(Err(OpalError::OPAL_INTERNAL_ERROR)));
         assert_eq!(m.message(), Some((9, -11)));
         let commands = [(0, Command::SetCap(50)), (1, Command::SetRatio(5))];
