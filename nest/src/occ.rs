@@ -180,16 +180,34 @@ impl<'a> Occ<'a> {
         } else {
             self.get(PSTATE_FMAX)
         };
-        let min = self.get(PSTATE_MIN);
         // A greater number is slower.
-        let nominal = self.get(PSTATE_FIXED).max(max);
-        (max < min && nominal <= min).then_some(Limits {
-            min,
-            nominal,
+        let limits = Limits {
+            min: self.get(PSTATE_MIN),
+            nominal: self.get(PSTATE_FIXED).max(max),
             turbo: self.get(PSTATE_BASE),
             ultra_turbo,
             max,
-        })
+        };
+        let order = [limits.max, limits.nominal, limits.min];
+        let turbos = [limits.ultra_turbo, limits.turbo, limits.min];
+        let is_sound = limits.max < limits.min
+            && order.is_sorted()
+            && turbos.is_sorted()
+            && self.is_sound(limits);
+        is_sound.then_some(limits)
+    }
+
+    /// Whether the table has each limit, and a slower frequency, none of them 0, for each greater number.
+    fn is_sound(&self, limits: Limits) -> bool {
+        let has = |id| self.pstates(limits).any(|pstate| pstate.id == id);
+        let pairs = self.pstates(limits).zip(self.pstates(limits).skip(1));
+        [limits.max, limits.nominal, limits.min]
+            .into_iter()
+            .all(has)
+            && self.pstates(limits).all(|pstate| pstate.mhz != 0)
+            && pairs
+                .into_iter()
+                .all(|(a, b)| a.id < b.id && a.mhz >= b.mhz)
     }
 
     /// The pstates from `max` to `min`, fastest first.
@@ -218,13 +236,17 @@ impl<'a> Occ<'a> {
             Cap::Current => CURRENT_CAP,
             Cap::HardMin => HARD_MIN_CAP,
         };
-        self.is_valid().then(|| self.get16(at))
+        // Either least may be the lower one, but one above the most is no range.
+        let least = self.get16(SOFT_MIN_CAP).max(self.get16(HARD_MIN_CAP));
+        (self.is_valid() && least <= self.get16(MAX_CAP)).then(|| self.get16(at))
     }
 
-    /// How much of a cut is the processor's, in percent.
+    /// How much of a cut is the processor's, in percent; `None` while the controller has nothing to say.
     #[must_use]
     pub fn ratio(&self) -> Option<u8> {
-        self.is_valid().then(|| self.get(RATIO))
+        self.is_valid()
+            .then(|| self.get(RATIO))
+            .filter(|percent| *percent <= 100)
     }
 
     /// Gives the controller a command: [`Occ::poll`] says how it ended.
@@ -384,6 +406,25 @@ mod tests {
             area[at].store(value, Ordering::Relaxed);
             assert_eq!(Occ::new(&area).unwrap().limits(), None);
         }
+        // Turbo slower than the slowest, or faster than ultra turbo; a limit that the table lacks, a frequency of 0, one
+        // that rises, the same number twice.
+        let entry = |id: usize, at: usize| PSTATES + id * PSTATE_SIZE + at;
+        for (changes, why) in [
+            (&[(PSTATE_BASE, 5)][..], "turbo"),
+            (&[(PSTATE_ULTRA_TURBO, 3)], "ultra turbo"),
+            (&[(entry(4, 1), 0)], "no slowest"),
+            (&[(entry(3, 1), 0)], "no nominal"),
+            (&[(entry(0, 1), 0)], "no fastest"),
+            (&[(entry(4, 5), 0), (entry(4, 6), 0), (entry(4, 7), 0)], "0"),
+            (&[(entry(4, 4), 1)], "rises"),
+            (&[(entry(1, 0), 2)], "twice"),
+        ] {
+            let area = area();
+            for (at, value) in changes {
+                area[*at].store(*value, Ordering::Relaxed);
+            }
+            assert_eq!(Occ::new(&area).unwrap().limits(), None, "{why}");
+        }
     }
 
     #[test]
@@ -394,6 +435,10 @@ mod tests {
         assert_eq!(caps, [Some(20), Some(100), Some(90), Some(10)]);
         assert_eq!(occ.ratio(), Some(30));
         area[VALID].store(0, Ordering::Relaxed);
+        assert_eq!((occ.cap(Cap::Max), occ.ratio()), (None, None));
+        area[VALID].store(1, Ordering::Relaxed);
+        area[RATIO].store(101, Ordering::Relaxed);
+        area[MAX_CAP + 1].store(19, Ordering::Relaxed);
         assert_eq!((occ.cap(Cap::Max), occ.ratio()), (None, None));
     }
 
