@@ -1,13 +1,12 @@
 //! Messages to the kernel: OPAL_GET_MSG, OPAL_CHECK_ASYNC_COMPLETION and the queue behind them.
 //!
-//! Owns what waits to be fetched: urgent messages first (errors and power), then completions of operations, then
-//! the rest, each in order. MSG_PENDING is set exactly while something waits; it is changed under the queue's lock.
+//! Owns what waits to be fetched: news first, then completions of operations, each in order. MSG_PENDING is set exactly
+//! while something waits; it is changed under the queue's lock.
 //!
 //! The surprising fact: the queue is bounded and completions are outside the bound, since each has a slot from the
 //! start of its operation. A kernel that never fetches loses news, never the answer to what it asked.
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 
@@ -18,76 +17,39 @@ use crate::events::{EventSet, Events, Raised};
 use crate::lock::Mutex;
 use crate::os_memory::OsMemory;
 
-/// Bytes of the longest message with its header (`opal-msg-size`).
-pub const MAX_MESSAGE: u64 = 65536;
+/// Most words of a message.
+const WORDS: usize = 8;
 
 /// Bytes of the header: type and size of what follows, 32 bits each, big-endian.
-pub const HEADER: usize = 8;
+const HEADER: usize = 8;
 
-/// Bytes of a message of eight words: the least that a kernel must have room for.
-pub const FIXED_MESSAGE: u64 = 72;
+/// Bytes of every message: the least that a kernel must have room for.
+const MESSAGE: usize = HEADER + 8 * WORDS;
 
-/// Most messages of each class that wait.
+/// Bytes that a kernel is told to have room for (`opal-msg-size`): what longer messages than ours would need.
+pub const ANNOUNCED: u32 = 65536;
+
+/// Most messages that wait.
 const MAX_WAITING: usize = 32;
 
 const ASYNC_COMP: u32 = 0;
 
-/// What comes first.
+/// What a message is about, first those that come first. Completions (type 0) are not here: [`Messages::complete`] makes
+/// those. Nor are those of other services of the ABI: no memory error, environment, diagnostics or controller is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Urgent,
-    News,
-}
-
-macro_rules! kinds {
-    ($( $(#[doc = $doc:literal])* $name:ident = $number:literal $class:ident; )*) => {
-        /// What a message is about. Completions (type 0) are not here: [`Messages::complete`] makes those.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
-        pub enum Kind {
-            $( $(#[doc = $doc])* $name = $number, )*
-        }
-
-        impl Kind {
-            const fn class(self) -> Class {
-                match self {
-                    $( Self::$name => Class::$class, )*
-                }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// An uncorrectable error of memory.
-    MemErr = 1 Urgent;
-    /// Power or environment: the state changed.
-    Epow = 2 Urgent;
+#[repr(u32)]
+pub enum Kind {
     /// Shut down (0) or reboot (1), please.
-    Shutdown = 3 Urgent;
+    Shutdown = 3,
     /// A hypervisor maintenance interrupt was served.
-    HmiEvent = 4 Urgent;
-    /// A delayed power-off was started.
-    Dpo = 5 Urgent;
-    /// For the diagnostics daemon.
-    Prd = 6 News;
-    /// The on-chip controller: reset, load, throttle.
-    Occ = 7 News;
-    /// For the diagnostics daemon, longer than fits [`Kind::Prd`].
-    Prd2 = 8 News;
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Body {
-    Words(ArrayVec<u64, 8>),
-    Bytes(Vec<u8>),
+    HmiEvent = 4,
 }
 
 /// A message that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     kind: Kind,
-    body: Body,
+    body: ArrayVec<u64, WORDS>,
 }
 
 /// The body does not fit a message.
@@ -101,24 +63,7 @@ impl Message {
     /// [`TooLong`].
     pub fn words(kind: Kind, words: &[u64]) -> Result<Self, TooLong> {
         let body = ArrayVec::try_from(words).map_err(|_| TooLong)?;
-        Ok(Self {
-            kind,
-            body: Body::Words(body),
-        })
-    }
-
-    /// A message of bytes, which may be long.
-    ///
-    /// # Errors
-    /// [`TooLong`], when it and its header are more than [`MAX_MESSAGE`].
-    pub fn bytes(kind: Kind, bytes: Vec<u8>) -> Result<Self, TooLong> {
-        match u64::try_from(bytes.len().saturating_add(HEADER)) {
-            Ok(len) if len <= MAX_MESSAGE => Ok(Self {
-                kind,
-                body: Body::Bytes(bytes),
-            }),
-            _ => Err(TooLong),
-        }
+        Ok(Self { kind, body })
     }
 }
 
@@ -128,26 +73,21 @@ pub struct Full(pub Message);
 
 #[derive(Debug)]
 struct Queue {
-    urgent: VecDeque<Message>,
     news: VecDeque<Message>,
     operations: AsyncTokens,
 }
 
 impl Queue {
     fn is_empty(&self) -> bool {
-        self.urgent.is_empty() && self.news.is_empty() && self.operations.unfetched() == 0
+        self.news.is_empty() && self.operations.unfetched() == 0
     }
 
-    fn pop(&mut self) -> Option<(u32, Body)> {
-        if let Some(message) = self.urgent.pop_front() {
+    fn pop(&mut self) -> Option<(u32, ArrayVec<u64, WORDS>)> {
+        if let Some(message) = self.news.pop_front() {
             return Some((message.kind as u32, message.body));
         }
-        if let Some(completion) = self.operations.fetch(None) {
-            return Some((ASYNC_COMP, Body::Words(completion.words())));
-        }
-        self.news
-            .pop_front()
-            .map(|message| (message.kind as u32, message.body))
+        let completion = self.operations.fetch(None)?;
+        Some((ASYNC_COMP, completion.words()))
     }
 }
 
@@ -163,7 +103,6 @@ impl Messages {
     pub fn new() -> Self {
         Self {
             queue: Mutex::new(Queue {
-                urgent: VecDeque::with_capacity(MAX_WAITING),
                 news: VecDeque::with_capacity(MAX_WAITING),
                 operations: AsyncTokens::new(),
             }),
@@ -184,12 +123,8 @@ impl Messages {
     /// [`Full`]: the kernel does not fetch.
     pub fn push(&self, events: &Events, message: Message) -> Result<Raised, Full> {
         let (pushed, raised) = self.change(events, |queue| {
-            let list = match message.kind.class() {
-                Class::Urgent => &mut queue.urgent,
-                Class::News => &mut queue.news,
-            };
-            if list.len() < MAX_WAITING {
-                list.push_back(message);
+            if queue.news.len() < MAX_WAITING {
+                queue.news.push_back(message);
                 Ok(())
             } else {
                 Err(Full(message))
@@ -235,7 +170,6 @@ impl Messages {
     pub fn forget(&self, events: &Events) {
         // Nothing waits afterwards, so nothing is raised.
         let ((), _) = self.change(events, |queue| {
-            queue.urgent.clear();
             queue.news.clear();
             queue.operations.forget();
         });
@@ -244,14 +178,13 @@ impl Messages {
     /// OPAL_GET_MSG.
     ///
     /// # Errors
-    /// OPAL_PARAMETER (bad buffer; nothing is lost), OPAL_RESOURCE (nothing waits), OPAL_PARTIAL (the message was
-    /// longer than the buffer: its size says what arrived, the rest is lost).
+    /// OPAL_PARAMETER (bad buffer; nothing is lost), OPAL_RESOURCE (nothing waits).
     pub fn get_msg(&self, events: &Events, os: &impl OsMemory, buf: OsAddr, size: u64) -> Answer {
         check_buffer(os, buf, size)?;
         // What is left waiting was announced when it came.
         let (next, _) = self.change(events, Queue::pop);
         let (kind, body) = next.ok_or(OpalError::OPAL_RESOURCE)?;
-        deliver(os, buf, size, kind, &body)
+        deliver(os, buf, kind, &body)
     }
 
     /// OPAL_CHECK_ASYNC_COMPLETION.
@@ -269,59 +202,39 @@ impl Messages {
         check_buffer(os, buf, size)?;
         let (completion, _) = self.change(events, |queue| queue.operations.fetch(Some(token)));
         let words = completion.ok_or(OpalError::OPAL_BUSY)?.words();
-        deliver(os, buf, size, ASYNC_COMP, &Body::Words(words))
+        deliver(os, buf, ASYNC_COMP, &words)
     }
 }
 
 /// The whole buffer is checked before a message is taken, so that a bad pointer loses none.
 fn check_buffer(os: &impl OsMemory, buf: OsAddr, size: u64) -> Result<(), OpalError> {
-    if size < FIXED_MESSAGE {
+    if size < MESSAGE as u64 {
         return Err(OpalError::OPAL_PARAMETER);
     }
-    Ok(os.check(buf, size.min(MAX_MESSAGE))?)
+    Ok(os.check(buf, size.min(ANNOUNCED.into()))?)
 }
 
-/// Writes header and body. A message of words is always written in full length, zeros after its last word.
-fn deliver(os: &impl OsMemory, buf: OsAddr, size: u64, kind: u32, body: &Body) -> Answer {
-    let mut words = [0; 64];
-    let (bytes, len): (&[u8], usize) = match body {
-        Body::Words(list) => {
-            for (slot, word) in words.chunks_exact_mut(8).zip(list) {
-                slot.copy_from_slice(&word.to_be_bytes());
-            }
-            (&words, list.len().saturating_mul(8))
-        }
-        Body::Bytes(bytes) => (bytes, bytes.len()),
-    };
-    let room = usize::try_from(size)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(HEADER);
-    let shown = len.min(room);
-    let mut header = [0; HEADER];
-    let fields = [kind, u32::try_from(shown).unwrap_or(u32::MAX)];
+/// Writes header and body, in full length: zeros after the last word.
+fn deliver(os: &impl OsMemory, buf: OsAddr, kind: u32, words: &[u64]) -> Answer {
+    let len = words.len().saturating_mul(8);
+    let mut bytes = [0; MESSAGE];
+    let (header, body) = bytes.split_at_mut(HEADER);
+    let fields = [kind, u32::try_from(len).unwrap_or(u32::MAX)];
     for (slot, field) in header.chunks_exact_mut(4).zip(fields) {
         slot.copy_from_slice(&field.to_be_bytes());
     }
-    os.write(buf, &header)?;
-    let body_addr = OsAddr(buf.0.wrapping_add(HEADER as u64));
-    os.write(body_addr, bytes.get(..room).unwrap_or(bytes))?;
-    if shown < len {
-        Err(OpalError::OPAL_PARTIAL)
-    } else {
-        SUCCESS
+    for (slot, word) in body.chunks_exact_mut(8).zip(words) {
+        slot.copy_from_slice(&word.to_be_bytes());
     }
+    os.write(buf, &bytes)?;
+    SUCCESS
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "small numbers of the test's own"
-)]
 mod tests {
-    use std::vec;
     use std::vec::Vec;
 
-    use super::{Full, Kind, MAX_MESSAGE, MAX_WAITING, Message, Messages, TooLong};
+    use super::{Full, Kind, MAX_WAITING, Message, Messages, TooLong};
     use crate::args::{AsyncToken, OsAddr};
     use crate::error::{OpalError, SUCCESS};
     use crate::events::{EventSet, Events};
@@ -370,26 +283,21 @@ mod tests {
     }
 
     #[test]
-    fn urgent_messages_come_first_then_completions_then_news() {
+    fn news_come_first_then_completions() {
         let k = Kernel::new();
-        k.push(Kind::Occ, 1);
-        k.push(Kind::Prd, 2);
         let ticket = k.messages.begin(AsyncToken(3)).unwrap();
         let _ = k.messages.complete(&k.events, &ticket, SUCCESS, &[]);
         k.push(Kind::HmiEvent, 4);
         k.push(Kind::Shutdown, 5);
-        let order: Vec<_> = (0..5).map(|_| k.next()).collect();
-        assert_eq!(
-            order,
-            [(4, 8, 4), (3, 8, 5), (0, 16, 3), (7, 8, 1), (6, 8, 2)]
-        );
+        let order: Vec<_> = (0..3).map(|_| k.next()).collect();
+        assert_eq!(order, [(4, 8, 4), (3, 8, 5), (0, 16, 3)]);
         assert_eq!(k.get(72), Err(OpalError::OPAL_RESOURCE));
     }
 
     #[test]
     fn the_event_is_set_while_something_waits() {
         let k = Kernel::new();
-        let message = Message::words(Kind::Occ, &[]).unwrap();
+        let message = Message::words(Kind::Shutdown, &[]).unwrap();
         let raised = k.messages.push(&k.events, message.clone()).unwrap();
         assert_eq!(raised.0, EventSet::MSG_PENDING);
         let again = k.messages.push(&k.events, message).unwrap();
@@ -409,7 +317,7 @@ mod tests {
     #[test]
     fn bad_buffers_lose_no_message() {
         let k = Kernel::new();
-        k.push(Kind::Epow, 9);
+        k.push(Kind::Shutdown, 9);
         assert_eq!(k.get(71), Err(OpalError::OPAL_PARAMETER));
         let get = |addr, size| k.messages.get_msg(&k.events, &k.memory, OsAddr(addr), size);
         for (addr, size) in [
@@ -420,13 +328,13 @@ mod tests {
         ] {
             assert_eq!(get(addr, size), Err(OpalError::OPAL_PARAMETER));
         }
-        assert_eq!(k.next(), (2, 8, 9));
+        assert_eq!(k.next(), (3, 8, 9));
     }
 
     #[test]
     fn a_huge_size_needs_only_the_longest_message() {
         let k = Kernel::new();
-        k.push(Kind::Epow, 9);
+        k.push(Kind::Shutdown, 9);
         assert_eq!(k.get(u64::MAX), SUCCESS);
     }
 
@@ -434,7 +342,7 @@ mod tests {
     fn short_messages_leave_no_stale_bytes_in_the_buffer() {
         let k = Kernel::new();
         k.memory.fill(0xaa);
-        k.push(Kind::Epow, u64::MAX);
+        k.push(Kind::Shutdown, u64::MAX);
         k.next();
         let bytes = k.memory.bytes(BUF, 73);
         assert!(bytes[16..72].iter().all(|b| *b == 0));
@@ -442,51 +350,26 @@ mod tests {
     }
 
     #[test]
-    fn long_messages_arrive_whole_or_say_that_they_do_not() {
-        let k = Kernel::new();
-        let body: Vec<u8> = (0..200_u8).collect();
-        for size in [208, 207, 72] {
-            k.memory.fill(0xaa);
-            let message = Message::bytes(Kind::Prd2, body.clone()).unwrap();
-            let _ = k.messages.push(&k.events, message).unwrap();
-            let answer = k.get(size);
-            let room = size as usize - 8;
-            assert_eq!(answer == SUCCESS, room >= 200);
-            assert!(answer == SUCCESS || answer == Err(OpalError::OPAL_PARTIAL));
-            let bytes = k.memory.bytes(BUF, 216);
-            assert_eq!(bytes[4..8], (room.min(200) as u32).to_be_bytes());
-            assert_eq!(bytes[8..size as usize], body[..room.min(200)]);
-            assert!(bytes[size as usize..].iter().all(|b| *b == 0xaa));
-        }
-    }
-
-    #[test]
     fn bodies_have_limits() {
-        assert_eq!(Message::words(Kind::Occ, &[0; 9]), Err(TooLong));
-        let longest = MAX_MESSAGE as usize - 8;
-        assert!(Message::bytes(Kind::Prd2, vec![0; longest]).is_ok());
-        assert_eq!(
-            Message::bytes(Kind::Prd2, vec![0; longest + 1]),
-            Err(TooLong)
-        );
+        assert!(Message::words(Kind::Shutdown, &[0; 8]).is_ok());
+        assert_eq!(Message::words(Kind::Shutdown, &[0; 9]), Err(TooLong));
     }
 
     #[test]
-    fn a_full_queue_gives_the_message_back_and_keeps_room_for_the_others() {
+    fn a_full_queue_gives_the_message_back_and_keeps_room_for_completions() {
         let k = Kernel::new();
         for n in 0..MAX_WAITING as u64 {
-            k.push(Kind::Occ, n);
+            k.push(Kind::Shutdown, n);
         }
-        let message = Message::words(Kind::Prd, &[7]).unwrap();
+        let message = Message::words(Kind::HmiEvent, &[7]).unwrap();
         assert_eq!(
             k.messages.push(&k.events, message.clone()),
             Err(Full(message))
         );
-        k.push(Kind::MemErr, 1);
         let ticket = k.messages.begin(AsyncToken(2)).unwrap();
         let _ = k.messages.complete(&k.events, &ticket, SUCCESS, &[]);
-        assert_eq!(k.next().0, 1);
-        assert_eq!(k.next().0, 0);
+        let last = (0..=MAX_WAITING).map(|_| k.next()).last();
+        assert_eq!(last, Some((0, 16, 2)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use nest::chip::Chip;
+use opal_calls::messages;
 use papr_services::level::Level;
 use papr_services::partition::Characteristics;
 use papr_services::tree::{Bytes, Node, Tree};
@@ -128,7 +129,7 @@ impl Description<'_> {
             .set("#size-cells", 0_u32)
             .set("compatible", "ibm,opal-v3")
             .set("opal-msg-async-num", 16_u32)
-            .set("opal-msg-size", 65536_u32)
+            .set("opal-msg-size", messages::ANNOUNCED)
             .set("opal-base-address", start)
             .set("opal-entry-address", self.entry)
             .set("opal-runtime-size", size)
