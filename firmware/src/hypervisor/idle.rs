@@ -1,7 +1,9 @@
 //! Waiting: what the thread does while its guest has ceded.
 //!
-//! Surprising fact: the hypervisor decrementer does not wake a thread from `stop`, the decrementer does. So the guest's
-//! decrementer is borrowed for the wait and given back with the guest's own expiry.
+//! Surprising fact: the hypervisor decrementer is no alarm clock. The architecture drops its exceptions in power-saving
+//! states; but one that is pending already ends every `stop` with EC = 0 at once, and goes on to do so, since nothing
+//! delivers it here. So it is far away while a thread waits, and the guest's decrementer is borrowed for the alarm and given
+//! back with the guest's own expiry.
 #![expect(unsafe_code, reason = "executes stop")]
 
 use isa::lpcr::Lpcr;
@@ -10,7 +12,7 @@ use isa::spr::{self, mfspr, mtspr};
 use super::timer;
 
 /// Stops the thread until `until` (machine's time base) or until another wake-up event, whichever is first. The
-/// decrementer is left at whatever it was set to for the wait.
+/// decrementer is left at whatever it was set to for the wait, the hypervisor decrementer far away.
 ///
 /// PSSCR requests the shallowest state without loss (stop0 lite: EC = ESL = 0), which goes on with the next
 /// instruction although EE is 0.
@@ -22,6 +24,7 @@ pub(super) fn stop_until(lpcr: Lpcr, until: u64, now: u64) {
         return;
     }
     timer::load_decrementer(lpcr, until, now);
+    timer::disarm();
     let guests = mfspr::<spr::Psscr>();
     let control = mfspr::<Lpcr>();
     // SAFETY: EE is 0.

@@ -323,6 +323,7 @@ impl<'m> RunLoop<'m> {
             };
             idle::stop_until(self.vcpu.lpcr, until, now);
             threads::clear_doorbell();
+            self.armed = 0;
         }
         timer::load_decrementer(self.vcpu.lpcr, expiry, self.now());
     }

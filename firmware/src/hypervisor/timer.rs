@@ -73,3 +73,9 @@ pub(super) fn arm(deadline: u64, host_now: u64) {
     // SAFETY: it ends a guest's run; with EE=0 and HV=1 it waits.
     unsafe { mtspr(spr::Hdec(left.cast_unsigned())) };
 }
+
+/// Takes back what [`arm`] did, and an exception that is pending.
+pub(super) fn disarm() {
+    // SAFETY: as there.
+    unsafe { mtspr(spr::Hdec(FAR.cast_unsigned())) };
+}
