@@ -13,18 +13,20 @@ use core::fmt;
 use isa::addr::Ra;
 use nest::chip::AddressMap;
 use nest::mmio::CiMmio;
+use nest::psi::{self, Notify, Psi, Psihb, PsihbEsb};
 use nest::scom::{ChipIndex, Scom};
 use nest::xive::memory::RealTables;
-use nest::xive::registers::{self, CiWindows};
+use nest::xive::registers::{self, CiWindows, NOTIFY_PSI};
+use nest::xive::tables::Index;
 use nest::xive::tima::Tima;
-use nest::xive::{ChipSetup, REGION, Xive, XiveError, XiveMemory};
+use nest::xive::{ChipSetup, Pages, REGION, Xive, XiveError, XiveMemory};
 
 use crate::inputs::{Core, Inputs};
 
 /// The controllers of all chips, and the area of the thread that uses it.
 pub struct Controllers {
     /// Sources, queues, virtual processors.
-    pub xive: Xive<CiWindows, RealTables>,
+    pub xive: Driver,
     /// Contexts.
     pub tima: Tima<CiMmio<registers::Tima>>,
 }
@@ -128,12 +130,50 @@ impl Controllers {
     }
 }
 
+/// The driver as the machine has it.
+pub type Driver = Xive<CiWindows, RealTables>;
+
+/// The PSI host bridge of a chip, as the machine has it.
+pub type Bridge = Psi<CiMmio<Psihb>, CiMmio<PsihbEsb>>;
+
+/// Connects the PSI host bridge of a chip to the controllers, all sources off; answers it and its first source. For one
+/// caller, once.
+///
+/// # Errors
+/// [`XiveError`].
+pub fn connect_bridge(
+    scom: &mut impl Scom,
+    map: &AddressMap,
+    chip: ChipIndex,
+    xive: &Driver,
+) -> Result<(Bridge, Index), XiveError> {
+    let block = xive.block_of(chip).ok_or(XiveError::NoBlock)?;
+    let port = xive.notify_port(block, NOTIFY_PSI);
+    let port = port.ok_or(XiveError::NoBlock)?;
+    psi::enable_window(scom, map, chip)?;
+    // SAFETY: the map is the chip's own table, the tree names the chip, and this is the only driver of these windows.
+    let bridge = unsafe { Psi::at(map, chip) };
+    let store_eoi = xive.capabilities(block).is_some_and(|can| can.store_eoi);
+    let pages = Pages::Device {
+        base: bridge.pages_at(),
+        level: true,
+        store_eoi,
+    };
+    let first = xive.reserve_sources(block, psi::SOURCES, pages)?;
+    bridge.start(Notify {
+        port,
+        base: Driver::notify_base(first),
+        store_eoi,
+    });
+    Ok((bridge, first))
+}
+
 /// Makes the calling thread's own context valid, closed.
 ///
 /// # Errors
 /// The chip did not take it: the thread gets no interrupts.
 pub fn push_thread(
-    xive: &Xive<CiWindows, RealTables>,
+    xive: &Driver,
     tima: &Tima<CiMmio<registers::Tima>>,
     pir: u32,
 ) -> Result<(), XiveError> {

@@ -1,7 +1,7 @@
 //! The machine as the hypervisor's logic sees it: [`Host`] over the devices, the partition table and the clocks.
 //!
-//! Surprising fact: console input is polled. Until the interrupt controller is driven, nothing else tells that a
-//! character came; [`Services::next_poll`] bounds how long a guest runs or sleeps before somebody looks.
+//! Surprising fact: a thread looks around after a while ([`Services::next_poll`]) although nobody asked it to. That is for
+//! output that waits for a slow UART, and for machines where the firmware has no interrupts of its own.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,18 +14,19 @@ use papr_services::host::{DateTime, DeviceError, Flush, Host};
 use papr_services::partition::Partition;
 
 use super::interrupts::PartitionInterrupts;
+use super::own::OwnInterrupts;
 use super::partition_table::PartitionTable;
 use super::terminal::{Device, Terminal};
 use super::{random, timer, tlb};
 use crate::machine::Machine;
 use crate::threads;
 
-/// How long input may wait.
+/// How long input may wait where it does not interrupt.
 const POLL_INTERVAL: Ticks = Ticks::from_ms(10);
 
-/// How long a guest may stay on a thread that has nothing to look after. A kick ends its turn at once; this is for a
-/// kick that was lost, or that came where [`kicks_wait_for_ee`].
-const LONGEST_TURN: Ticks = Ticks::from_ms(100);
+/// How long a guest may stay on a thread that has nothing to look after. A kick ends its turn at once, and input
+/// interrupts; this is for the case that one of them was lost.
+const LONGEST_TURN: Ticks = Ticks::from_s(1);
 /// The same where [`kicks_wait_for_ee`].
 const LONGEST_TURN_WITHOUT_KICKS: Ticks = Ticks::from_ms(10);
 /// How long the console may take for what the partition wrote before it ended: the whole queue at 115200 bits per second.
@@ -33,8 +34,9 @@ const LAST_WORDS: Ticks = Ticks::from_ms(400);
 /// How long a call of the partition waits for other threads: a kicked thread needs some microseconds to leave its guest.
 const PATIENCE: Ticks = Ticks::from_us(500);
 
-/// A hypervisor doorbell that comes while a guest (HV=0) has MSR[EE]=0 interrupts at once by the architecture; on QEMU
-/// it waits for EE as at HV=1 (`p9_next_unmasked_interrupt` in target/ppc/excp_helper.c).
+/// Without interrupts of the firmware's own a kick is a hypervisor doorbell. One that comes while a guest (HV=0) has
+/// MSR[EE]=0 interrupts at once by the architecture; on QEMU it waits for EE as at HV=1 (`p9_next_unmasked_interrupt` in
+/// target/ppc/excp_helper.c).
 fn kicks_wait_for_ee(is_qemu: bool) -> bool {
     is_qemu
 }
@@ -60,6 +62,8 @@ pub(super) struct Shared {
     pub(super) threads: Vec<u32>,
     /// Whether the machine is an emulated one, with its gaps.
     pub(super) is_qemu: bool,
+    /// The firmware's own interrupts, if the controllers work.
+    pub(super) own: Option<&'static OwnInterrupts>,
     /// The controllers, in exploitation mode.
     pub(super) interrupts: Option<&'static PartitionInterrupts>,
     /// The page of exit counters.
@@ -122,32 +126,63 @@ impl Services {
         self.next_poll.load(Ordering::Relaxed)
     }
 
-    /// Looks at the devices that nothing else tells about, when it is time to.
+    /// Looks at what no interrupt tells about, when it is time to.
     pub(super) fn poll(&self, now: u64) {
         if now.wrapping_sub(self.next_poll()).cast_signed() < 0 {
             return;
         }
-        if self.vcpu_id != 0 {
-            let turn = if kicks_wait_for_ee(self.shared.is_qemu) {
-                LONGEST_TURN_WITHOUT_KICKS
-            } else {
-                LONGEST_TURN
-            };
-            self.next_poll
-                .store(now.wrapping_add(turn.0), Ordering::Relaxed);
-            return;
+        self.look_again(now, self.longest_turn());
+        let looks_after_console = self.vcpu_id == 0;
+        if looks_after_console || !self.shared.terminal.lock().is_drained() {
+            self.serve_console(now, false);
         }
+    }
+
+    /// How long this thread goes without a look around.
+    fn longest_turn(&self) -> Ticks {
+        let shared = self.shared;
+        let input_interrupts = shared.own.is_some_and(OwnInterrupts::console_interrupts);
+        if self.vcpu_id == 0 && !input_interrupts {
+            POLL_INTERVAL
+        } else if shared.own.is_none() && kicks_wait_for_ee(shared.is_qemu) {
+            LONGEST_TURN_WITHOUT_KICKS
+        } else {
+            LONGEST_TURN
+        }
+    }
+
+    fn look_again(&self, now: u64, after: Ticks) {
+        self.next_poll
+            .store(now.wrapping_add(after.0), Ordering::Relaxed);
+    }
+
+    /// Takes this thread's interrupts that are the firmware's own. Whoever calls this looks afterwards for what another
+    /// thread may want.
+    pub(super) fn take_interrupts(&self) {
+        if let Some(own) = self.shared.own
+            && own.take(self.vcpu_id)
+        {
+            self.serve_console(self.timebase(), true);
+        }
+    }
+
+    /// Moves input and output of the console, and tells the partition of input. `interrupted`: it is what interrupted.
+    fn serve_console(&self, now: u64, interrupted: bool) {
         let (has_input, drained) = {
             let mut terminal = self.shared.terminal.lock();
-            (terminal.pump(self.shared.machine), terminal.is_drained())
+            let has_input = terminal.pump(self.shared.machine);
+            if let Some(own) = self.shared.own.filter(|_| interrupted) {
+                if terminal.takes_input() {
+                    own.end_of_input();
+                } else {
+                    own.hold_input();
+                }
+            }
+            (has_input, terminal.is_drained())
         };
-        let interval = if drained {
-            POLL_INTERVAL
-        } else {
-            DRAIN_INTERVAL
-        };
-        self.next_poll
-            .store(now.wrapping_add(interval.0), Ordering::Relaxed);
+        if !drained {
+            self.look_again(now, DRAIN_INTERVAL);
+        }
         if has_input {
             self.shared.partition.console_input_arrived(self);
         }
@@ -169,17 +204,21 @@ impl Host for Services {
     }
 
     fn console_write(&self, bytes: &[u8]) -> usize {
-        self.shared
-            .terminal
-            .lock()
-            .write(bytes, self.shared.machine)
+        let mut terminal = self.shared.terminal.lock();
+        let taken = terminal.write(bytes, self.shared.machine);
+        if !terminal.is_drained() {
+            self.look_again(self.timebase(), DRAIN_INTERVAL);
+        }
+        taken
     }
 
     fn console_read(&self, buffer: &mut [u8]) -> usize {
-        self.shared
-            .terminal
-            .lock()
-            .read(buffer, self.shared.machine)
+        let mut terminal = self.shared.terminal.lock();
+        let count = terminal.read(buffer, self.shared.machine);
+        if let Some(own) = self.shared.own.filter(|_| terminal.takes_input()) {
+            own.release_input();
+        }
+        count
     }
 
     fn read_clock(&self) -> Result<DateTime, DeviceError> {
@@ -202,9 +241,12 @@ impl Host for Services {
         wait_until(PATIENCE, done)
     }
 
-    /// A hypervisor doorbell: it ends the thread's `stop` or its guest's turn, whatever the guest's MSR[EE]; see
-    /// [`kicks_wait_for_ee`].
+    /// An interrupt of the firmware's own; without these a hypervisor doorbell. Either ends the thread's `stop` or its
+    /// guest's turn, whatever the guest's MSR[EE] (but see [`kicks_wait_for_ee`]).
     fn kick(&self, vcpu: u32) {
+        if self.shared.own.is_some_and(|own| own.kick(vcpu)) {
+            return;
+        }
         let thread = usize::try_from(vcpu)
             .ok()
             .and_then(|at| self.shared.threads.get(at));

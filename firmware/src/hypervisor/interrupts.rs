@@ -7,33 +7,28 @@
 //!
 //! Surprising fact: the pool's context is there only because a ring counts as valid only when all more privileged ones
 //! are, at least on QEMU; Linux has one as well.
-#![expect(unsafe_code, reason = "promises about the controllers' memory")]
+#![forbid(unsafe_code)]
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::fmt;
 use core::num::NonZeroU16;
 
 use isa::addr::{Gra, Ra};
 use nest::scom::ChipIndex;
 use nest::xive::tables::Index;
 use nest::xive::{self, XiveError};
-use nest::xscom::{CiXscom, Xscom};
 use papr_services::xive::{
     Exploitation, Fault, Hardware, PRIORITIES, Queue, Route, area_page, place, queue_page,
     source_pages, sources,
 };
 
-use crate::controllers::{self, Controllers, StartError, index};
-use crate::handover::Handover;
-use crate::memory::Plan;
+use crate::controllers::{Controllers, Driver};
 
 /// Pages that each chip's tables get for event descriptors and virtual processors: a page has those of 256 vCPUs.
 const TABLE_PAGES: u64 = 32;
 
 /// What a vCPU and its thread are to the controllers.
 struct Server {
-    pir: u32,
     /// The vCPU's virtual processor.
     vp: Index,
     /// What names it in a context.
@@ -50,53 +45,22 @@ pub(super) struct Page {
 
 /// The controllers as the partition's.
 pub(super) struct PartitionInterrupts {
-    controllers: Controllers,
+    controllers: &'static Controllers,
     servers: Vec<Server>,
     sources: Vec<(u32, Index)>,
     /// Where reports go that the partition wants nowhere.
     discarded: Ra,
 }
 
-/// Why there is no exploitation mode.
-#[derive(Debug)]
-pub(super) enum NoExploitation {
-    Start(StartError),
-    Driver(XiveError),
-}
-
-impl From<XiveError> for NoExploitation {
-    fn from(error: XiveError) -> Self {
-        Self::Driver(error)
-    }
-}
-
-impl fmt::Display for NoExploitation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Start(error) => error.fmt(f),
-            Self::Driver(error) => error.fmt(f),
-        }
-    }
-}
-
 impl PartitionInterrupts {
-    /// Brings the controllers up for a partition whose vCPUs run on `threads`, and answers the pages that it is to see.
-    /// For one caller.
+    /// Gives a partition whose vCPUs run on `threads` what it needs of the controllers, whose area is at `area`, and
+    /// answers the pages that it is to see. For one caller.
     pub(super) fn start(
-        handover: &Handover,
+        controllers: &'static Controllers,
+        area: Ra,
         threads: &[u32],
         vcpus: NonZeroU16,
-    ) -> Result<(&'static Self, Vec<Page>), NoExploitation> {
-        let (map, inputs) = (&handover.chip.map, &handover.inputs);
-        let count = inputs.chips.len();
-        let tables = Plan::interrupt_tables(count);
-        let tables = tables.ok_or(NoExploitation::Start(StartError::NoRoom(count)))?;
-        // SAFETY: the chip's table says where the windows are; every chip is one that the tree names; this is the only engine.
-        let bus = unsafe { CiXscom::new(map.xscom, map.chip_shift) };
-        let mut scom = Xscom::new(bus, inputs.chips.iter().filter_map(|chip| index(*chip)));
-        // SAFETY: the memory stage keeps these tables out of the pool, and gives them to nobody else.
-        let controllers = unsafe { Controllers::start(&mut scom, map, inputs, tables.start) }
-            .map_err(NoExploitation::Start)?;
+    ) -> Result<(&'static Self, Vec<Page>), XiveError> {
         let driver = &controllers.xive;
         driver.provision(TABLE_PAGES)?;
         let discarded = driver.discarded_reports();
@@ -114,7 +78,6 @@ impl PartitionInterrupts {
                 driver.renew_vp(vp, discarded)?;
             }
             servers.push(Server {
-                pir: *pir,
                 vp,
                 cam: driver.vp(vp)?.cam,
                 pool: driver.vp(pool)?.cam,
@@ -131,7 +94,7 @@ impl PartitionInterrupts {
             sources: all,
             discarded,
         };
-        let pages = made.pages(map.xive_tm)?;
+        let pages = made.pages(area)?;
         Ok((Box::leak(Box::new(made)), pages))
     }
 
@@ -174,11 +137,11 @@ impl PartitionInterrupts {
         Exploitation::new(vcpus, store_eoi, Box::new(Of(self)))
     }
 
-    /// Makes the calling thread, which is to run vCPU `id`, one that can take interrupts.
+    /// Makes the calling thread, which is to run vCPU `id` and whose own context is there, one that can take the
+    /// partition's interrupts.
     pub(super) fn prepare_thread(&self, id: u32) -> Result<(), XiveError> {
         let server = self.server(id)?;
-        let Controllers { xive, tima } = &self.controllers;
-        controllers::push_thread(xive, tima, server.pir)?;
+        let tima = &self.controllers.tima;
         // Nothing is there, unless a restart of the machine left it.
         tima.drop_os();
         tima.pull_pool();
@@ -189,7 +152,7 @@ impl PartitionInterrupts {
     /// vCPU `id` starts on the calling thread: from now on its interrupts come here.
     pub(super) fn start_vcpu(&self, id: u32) -> Result<(), XiveError> {
         let server = self.server(id)?;
-        let Controllers { xive, tima } = &self.controllers;
+        let Controllers { xive, tima } = self.controllers;
         tima.drop_os();
         xive.renew_vp(server.vp, self.discarded)?;
         tima.push_os(server.cam);
@@ -219,9 +182,6 @@ impl PartitionInterrupts {
 fn home(driver: &Driver, pir: u32) -> Option<u8> {
     driver.block_of(ChipIndex(u8::try_from(pir >> 8).ok()?))
 }
-
-/// The driver as the machine has it.
-type Driver = xive::Xive<xive::registers::CiWindows, xive::memory::RealTables>;
 
 /// What the hypercalls get.
 struct Of(&'static PartitionInterrupts);

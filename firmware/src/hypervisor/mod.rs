@@ -16,6 +16,8 @@ mod idle;
 #[cfg(target_os = "none")]
 mod interrupts;
 #[cfg(target_os = "none")]
+mod own;
+#[cfg(target_os = "none")]
 mod partition_table;
 #[cfg(target_os = "none")]
 mod random;

@@ -139,8 +139,10 @@ impl<'m> RunLoop<'m> {
         if self.vcpu.trap == 0xe80 {
             self.window.delivered();
         }
-        if self.vcpu.trap == 0x980 {
-            self.armed = 0;
+        match self.vcpu.trap {
+            0x980 => self.armed = 0,
+            0xea0 => self.host.take_interrupts(),
+            _ => {}
         }
         match partition_exit(&mut self.vcpu) {
             PartitionExit::Hypercall => {
@@ -203,6 +205,7 @@ impl<'m> RunLoop<'m> {
                 .set_presented(self.partition.interrupt_waits(self.vcpu_id)),
             0xe80 => self.window.delivered(),
             0x980 => self.armed = 0,
+            0xea0 => self.host.take_interrupts(),
             0xe60 => clear_maintenance(),
             _ => {}
         }
@@ -324,6 +327,7 @@ impl<'m> RunLoop<'m> {
             idle::stop_until(self.vcpu.lpcr, until, now);
             threads::clear_doorbell();
             self.armed = 0;
+            self.host.take_interrupts();
         }
         timer::load_decrementer(self.vcpu.lpcr, expiry, self.now());
     }

@@ -28,6 +28,7 @@ use papr_services::{exit_counters, rtas};
 
 use super::host::{Services, Shared, partition_table_control};
 use super::interrupts::PartitionInterrupts;
+use super::own::{self, OwnInterrupts};
 use super::partition_table::PartitionTable;
 use super::run::{End, RunLoop};
 use super::topology::Topology;
@@ -112,10 +113,15 @@ fn run_vcpu(
     use_partition_table(&shared.table);
     let id = u32::try_from(vcpu_id).unwrap_or(u32::MAX);
     let services = Services::new(shared, id);
-    if let Some(interrupts) = shared.interrupts
-        && let Err(why) = interrupts.prepare_thread(id)
-    {
-        error!("vCPU {id} gets no interrupts: {why}");
+    let prepared = shared.own.map(|own| own.prepare_thread(id));
+    let prepared = prepared.unwrap_or(Ok(())).and_then(|()| {
+        let partitions = shared.interrupts;
+        partitions.map_or(Ok(()), |interrupts| interrupts.prepare_thread(id))
+    });
+    match (prepared, shared.own) {
+        (Err(why), _) => error!("vCPU {id} gets no interrupts: {why}"),
+        (Ok(()), Some(own)) => own.open(id),
+        (Ok(()), None) => {}
     }
     let mut next = first;
     loop {
@@ -136,6 +142,7 @@ fn run_vcpu(
             services.poll(now);
             idle::stop_until(Lpcr::LD, services.next_poll(), now);
             threads::clear_doorbell();
+            services.take_interrupts();
             continue;
         };
         if let Some(interrupts) = shared.interrupts
@@ -165,8 +172,8 @@ fn run_vcpu(
 fn use_partition_table(table: &PartitionTable) {
     // SAFETY: the firmware runs with translation off; the table's valid entries map partitions' memory only.
     unsafe { mtspr(spr::Ptcr(partition_table_control(table.ra()))) };
-    // SAFETY: a 56-bit decrementer for the firmware's own waits, which it and doorbells end.
-    unsafe { mtspr(mfspr::<Lpcr>() | Lpcr::LD | Lpcr::PECE) };
+    // SAFETY: a 56-bit decrementer for the firmware's own waits, which it, doorbells and interrupts end; EE is 0.
+    unsafe { mtspr(mfspr::<Lpcr>() | Lpcr::LD | Lpcr::PECE | Lpcr::HVICE) };
     ptesync();
     isync();
 }
@@ -190,7 +197,7 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         .ok()
         .and_then(NonZeroU16::new)
         .unwrap_or(NonZeroU16::MIN);
-    let interrupts = interrupts(&handover, &threads, vcpus, &tree, &pool);
+    let (own, interrupts) = interrupts(&handover, &threads, vcpus, &tree, &pool);
     let counters = exit_counters();
     tree.map_page(&pool, exit_counters::PLACE, counters.0, PageKind::ReadOnly)
         .map_err(StartError::Tree)?;
@@ -232,6 +239,7 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         table,
         threads,
         is_qemu,
+        own,
         interrupts,
         exit_counters: counters.1,
         terminal: Mutex::default(),
@@ -241,28 +249,47 @@ fn make(handover: Handover) -> Result<Made, StartError> {
     Ok((Box::leak(Box::new(shared)), handover.blocks, vcpu))
 }
 
-/// XIVE exploitation mode, if it is wanted and the machine's controllers work.
+/// The firmware's own interrupts, if the machine's controllers work.
+type Own = Option<&'static OwnInterrupts>;
+/// XIVE exploitation mode, if it is wanted and they do.
+type Partitions = Option<&'static PartitionInterrupts>;
+
+/// Brings the controllers up for the firmware and for the partition.
 fn interrupts(
     handover: &Handover,
     threads: &[u32],
     vcpus: NonZeroU16,
     tree: &PartitionTree,
     pool: &TablePool,
-) -> Option<&'static PartitionInterrupts> {
+) -> (Own, Partitions) {
+    let started = own::start_controllers(handover)
+        .inspect_err(|why| error!("no XIVE, the console is polled: {why}"));
+    let Ok(controllers) = started else {
+        return (None, None);
+    };
+    let own = OwnInterrupts::start(controllers, handover, threads)
+        .inspect_err(|why| error!("the firmware has no interrupts: {why}"));
+    let area = handover.chip.map.xive_tm;
+    // The partition's come through only where the thread's own context is there.
+    let Some(own) = own.ok() else {
+        return (None, None);
+    };
     if !handover.exploitation {
-        return None;
+        return (Some(own), None);
     }
-    let (interrupts, pages) = PartitionInterrupts::start(handover, threads, vcpus)
-        .inspect_err(|why| error!("no XIVE exploitation mode: {why}"))
-        .ok()?;
+    let started = PartitionInterrupts::start(controllers, area, threads, vcpus)
+        .inspect_err(|why| error!("no XIVE exploitation mode: {why}"));
+    let Ok((interrupts, pages)) = started else {
+        return (Some(own), None);
+    };
     let mut pages = pages.iter();
     let mapped =
         pages.try_for_each(|page| tree.map_page(pool, page.gra, page.ra, PageKind::Device));
     if let Err(why) = mapped {
         error!("no XIVE exploitation mode: its pages cannot be mapped: {why:?}");
-        return None;
+        return (Some(own), None);
     }
-    Some(interrupts)
+    (Some(own), Some(interrupts))
 }
 
 /// The page of exit counters, nothing else on it: its real address and its words.

@@ -40,6 +40,12 @@ impl Terminal {
         !self.input.is_empty()
     }
 
+    /// Whether there is room for more input.
+    #[must_use]
+    pub fn takes_input(&self) -> bool {
+        self.input.len() < INPUT
+    }
+
     /// Queues output, all of it or none, and starts sending. Answers how many bytes were taken.
     pub fn write(&mut self, bytes: &[u8], device: &impl Device) -> usize {
         if self.output.is_empty() {

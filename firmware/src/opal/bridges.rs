@@ -3,26 +3,21 @@
 //! Owns the bridges. The kernel takes these interrupts and calls back (OPAL_HANDLE_INTERRUPT); which ones are the
 //! firmware's, the tree says. Surprising fact: all other sources of the bridges stay off, since a level that nobody serves
 //! comes again for ever.
-#![expect(unsafe_code, reason = "promises that the bridges' windows are there")]
+#![forbid(unsafe_code)]
 
 use alloc::vec::Vec;
 
 use nest::chip::AddressMap;
 use nest::lpc::CiLpc;
 use nest::lpc::serirq::{SerialIrq, SerialIrqs};
-use nest::mmio::CiMmio;
-use nest::psi::{self, Notify, Psi, PsiSource, Psihb, PsihbEsb};
+use nest::psi::PsiSource;
 use nest::scom::{ChipIndex, Scom};
-use nest::xive::memory::RealTables;
-use nest::xive::registers::{CiWindows, NOTIFY_PSI};
+use nest::xive::XiveError;
 use nest::xive::tables::Index;
-use nest::xive::{Pages, Xive, XiveError};
 use opal_calls::args::Isn;
 
 use super::tree;
-
-/// The controllers, as the driver has them.
-type Driver = Xive<CiWindows, RealTables>;
+use crate::controllers::{Bridge, Driver, connect_bridge};
 
 /// The line that carries the serial interrupts that the firmware serves.
 const LINE: u8 = 0;
@@ -36,7 +31,7 @@ const SERVED: [(PsiSource, &str); 2] = [
 /// The bridges of all chips.
 #[derive(Default)]
 pub(super) struct Bridges {
-    bridges: Vec<Psi<CiMmio<Psihb>, CiMmio<PsihbEsb>>>,
+    bridges: Vec<Bridge>,
     /// What the kernel is told of each.
     described: Vec<tree::Bridge>,
     /// First source of the bridge that has the console's bus.
@@ -79,24 +74,7 @@ impl Bridges {
         chip: ChipIndex,
         xive: &Driver,
     ) -> Result<Index, XiveError> {
-        let block = xive.block_of(chip).ok_or(XiveError::NoBlock)?;
-        let port = xive.notify_port(block, NOTIFY_PSI);
-        let port = port.ok_or(XiveError::NoBlock)?;
-        psi::enable_window(scom, map, chip)?;
-        // SAFETY: the map is the chip's own table, the tree names the chip, and this is the only driver of these windows.
-        let bridge = unsafe { Psi::at(map, chip) };
-        let store_eoi = xive.capabilities(block).is_some_and(|can| can.store_eoi);
-        let pages = Pages::Device {
-            base: bridge.pages_at(),
-            level: true,
-            store_eoi,
-        };
-        let first = xive.reserve_sources(block, psi::SOURCES, pages)?;
-        bridge.start(Notify {
-            port,
-            base: Driver::notify_base(first),
-            store_eoi,
-        });
+        let (bridge, first) = connect_bridge(scom, map, chip, xive)?;
         self.bridges.push(bridge);
         self.described.push(tree::Bridge {
             chip: chip.0.into(),
