@@ -253,6 +253,7 @@ fn boot(tools: &Tools, name: &str, ready: &ReadyBoot, machine: &Machine) -> Resu
         watch: ready.watch.clone(),
         limit: ready.limit,
         echo: false,
+        typing: None,
     };
     runner::run(&qemu::program(tools), boot)
 }

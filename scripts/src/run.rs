@@ -107,6 +107,7 @@ pub fn run(tools: &Tools, options: Options) -> Result<bool> {
         watch: choice.watch()?,
         limit: options.timeout.map_or(choice.limit(), Duration::from_secs),
         echo: true,
+        typing: None,
     };
     let report = runner::run(&qemu, boot)?;
     print!("\n{}log: {}\n", table::text(&report), report.log.display());

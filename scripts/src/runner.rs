@@ -30,6 +30,8 @@ pub struct Boot<'a> {
     pub limit: Duration,
     /// Whether lines are shown while they come.
     pub echo: bool,
+    /// What a line has to contain for something to be typed on the console, and what that is; once.
+    pub typing: Option<(&'a str, &'a str)>,
 }
 
 /// What came of a boot.
@@ -67,6 +69,7 @@ pub fn run(qemu: &Path, boot: Boot<'_>) -> Result<Report> {
         mut watch,
         limit,
         echo,
+        typing,
     } = boot;
     let log = target().join("logs").join(format!("{name}.log"));
     std::fs::create_dir_all(target().join("logs"))?;
@@ -78,12 +81,18 @@ pub fn run(qemu: &Path, boot: Boot<'_>) -> Result<Report> {
     let mut running = Running(
         Command::new(qemu)
             .args(&arguments)
-            .stdin(Stdio::null())
+            .stdin(if typing.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("{} cannot be started", qemu.display()))?,
     );
+    // Kept open: the end of the input would end nothing, but is not what a console does.
+    let mut keyboard = running.0.stdin.take().zip(typing);
     let (sender, receiver) = mpsc::channel();
     if let Some(output) = running.0.stdout.take() {
         let sender = sender.clone();
@@ -111,6 +120,13 @@ pub fn run(qemu: &Path, boot: Boot<'_>) -> Result<Report> {
                 }
                 if was_clean && watch.forbidden_line().is_some() {
                     deadline = deadline.min(Instant::now() + LINGER);
+                }
+                if let Some((console, (cue, text))) = &mut keyboard
+                    && line.contains(*cue)
+                {
+                    console.write_all(text.as_bytes())?;
+                    console.flush()?;
+                    *cue = "\n";
                 }
                 lines.push(line);
             }
@@ -215,6 +231,7 @@ mod tests {
                 watch: watch.clone(),
                 limit,
                 echo: false,
+                typing: None,
             };
             match run(&program, boot) {
                 Ok(report) => return report,

@@ -41,6 +41,12 @@ pub struct Options {
     /// Only the cases of these names (of the levels payload and linux)
     #[arg(value_parser = PossibleValuesParser::new(payload_names().chain(linux_names())))]
     names: Vec<String>,
+    /// More words for the programs of the level payload, for example `rounds=1000000 race=migrate,doorbell`
+    #[arg(long, default_value = "")]
+    append: String,
+    /// Seconds that each of them may take
+    #[arg(long)]
+    limit: Option<u64>,
 }
 
 impl Options {
@@ -95,7 +101,7 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
     for level in levels {
         tallies.push(match level {
             Level::Host => host(tools)?,
-            Level::Payload => payload(tools, &options.names)?,
+            Level::Payload => payload(tools, options)?,
             Level::Linux => linux(tools, &options.names)?,
             Level::All => continue,
         });
@@ -236,7 +242,9 @@ fn judged(
     }
 }
 
-fn payload(tools: &Tools, names: &[String]) -> Result<Tally> {
+fn payload(tools: &Tools, options: &Options) -> Result<Tally> {
+    let names = &options.names;
+    let limit = options.limit.map_or(payload::LIMIT, Duration::from_secs);
     println!("== payload");
     let image = image::firmware()?;
     let mut tally = Tally {
@@ -250,8 +258,9 @@ fn payload(tools: &Tools, names: &[String]) -> Result<Tally> {
         .iter()
         .filter(|payload| chosen(payload.name, names))
     {
-        let machine = payload::machine(&image, payload)?;
-        let outcome = payload::run(tools, payload.name, &machine)?;
+        let mut machine = payload::machine(&image, payload)?;
+        machine.append = format!("{} {}", machine.append, options.append);
+        let outcome = payload::run_within(limit, tools, payload.name, &machine)?;
         for line in outcome.cases.failed.iter().chain(&outcome.cases.skipped) {
             println!("{}: {line}", payload.name);
         }

@@ -198,6 +198,7 @@ fn report(
         watch,
         limit,
         echo: false,
+        typing: None,
     };
     let report = runner::run(&qemu::program(tools), boot)?;
     if report.verdict != Verdict::Passed {

@@ -49,14 +49,18 @@ pub(crate) struct Machine {
     pub console_source: Option<u32>,
     /// The interrupt controller in exploitation mode; `None`: XICS by hypercalls.
     pub controller: Option<Controller>,
-    /// Whether the arguments ask for XICS.
+    /// Whether the arguments ask for XICS, or say that it is to be expected.
     pub wants_xics: bool,
+    /// Whether somebody types on the console when asked to: `keyboard` in the arguments.
+    pub has_keyboard: bool,
     /// Where exits are counted.
     pub exits: Option<Exits>,
     /// `seed=` of the arguments, for random cases.
     pub seed: u64,
     /// `rounds=` of the arguments, for races; 0 without it.
     pub rounds: u64,
+    /// `race=` of the arguments: the names of races, separated by commas; all without it.
+    pub races: Option<&'static str>,
     /// `cpu-version` of the first processor in the tree; 0 without one.
     pub cpu_version: u32,
 }
@@ -78,11 +82,17 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
             .find_map(|word| word.strip_prefix(prefix)?.parse().ok())
             .unwrap_or(0)
     };
+    let says = |wanted| args.split_whitespace().any(|word| word == wanted);
     let machine = Machine {
         seed: number("seed="),
         rounds: number("rounds="),
         controller: Controller::new(tree.as_ref()),
-        wants_xics: args.split_whitespace().any(|word| word == "xive=off"),
+        races: args
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("race=")),
+        // The kernel's own word, and what says so when the firmware's was taken out.
+        wants_xics: says("xive=off") || says("expect=xics"),
+        has_keyboard: says("keyboard"),
         exits: Exits::new(tree.as_ref()),
         rtas: Rtas::new(tree.as_ref()),
         memory: memory(tree.as_ref()),

@@ -9,6 +9,7 @@ mod hcalls_processor;
 mod interrupts;
 mod invalidate;
 mod isolation;
+mod kick;
 mod levels;
 mod nested_args;
 mod nested_buffers;
@@ -27,6 +28,7 @@ mod shadow_rights;
 mod shadow_size;
 mod xive;
 mod xive_arguments;
+mod xive_console;
 mod xive_threads;
 
 use papr_services::table::TABLE;
@@ -74,7 +76,12 @@ const GROUPS: &[Group] = &[
     group("invalidate", invalidate::run),
     group("levels", levels::run),
     group("fuzz", fuzz::run),
-    // Needs threads.
+    // These need threads.
+    Group {
+        name: "kick",
+        by_default: false,
+        run: kick::run,
+    },
     Group {
         name: "race",
         by_default: false,

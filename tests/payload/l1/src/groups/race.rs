@@ -2,7 +2,8 @@
 //! order. Each answer is one that the call documents, what one thread took away no other still uses, and the host-wide
 //! counters are at the end what they were at the start.
 //!
-//! `rounds=N` chooses how many rounds each race has; without it each takes about half a second. The surprising fact: the other threads never
+//! `rounds=N` chooses how many rounds each race has, `race=NAME,NAME` which races there are; without them each takes about half
+//! a second. The surprising fact: the other threads never
 //! print; what they see goes into the atomics of [`Tally`], and the first thread makes cases of it.
 
 mod memory;
@@ -86,6 +87,7 @@ impl Tally {
         for counter in [
             &self.guest,
             &self.runs,
+            &self.tried,
             &self.changes,
             &self.refused,
             &self.longest,
@@ -94,6 +96,17 @@ impl Tally {
         ] {
             counter.store(0, Ordering::SeqCst);
         }
+    }
+
+    /// The first thread's rounds. Long races say how far they are.
+    fn rounds(&self) -> impl Iterator<Item = u64> {
+        const EACH: u64 = 100_000;
+        let rounds = self.rounds.load(Ordering::SeqCst);
+        (0..rounds).inspect(|round| {
+            if *round > 0 && round.is_multiple_of(EACH) && self.wrong.load(Ordering::SeqCst) == 0 {
+                say!("race: {round} rounds");
+            }
+        })
     }
 
     fn is_over(&self) -> bool {
@@ -333,8 +346,15 @@ fn races(machine: &Machine, crew: &Crew) {
     TALLY.root.store(tree.root, Ordering::SeqCst);
     let counters = || [0, 2].map(|n| guest::counter(id::HEAP + n));
     let before = counters();
+    runs::prepare_line(machine);
     for race in RACES {
         let name = race.name;
+        if machine
+            .races
+            .is_some_and(|names| !names.split(',').any(|wanted| wanted == name))
+        {
+            continue;
+        }
         let rounds = match machine.rounds {
             0 => race.rounds,
             rounds => rounds,
@@ -350,7 +370,7 @@ fn races(machine: &Machine, crew: &Crew) {
         let milliseconds = probe::time_base().wrapping_sub(start) / 512_000;
         let changes = get(&TALLY.changes);
         say!(
-            "race {name}: {milliseconds} ms, {} runs, {changes} changes, {} refusals, longest call {} us, mean {} us",
+            "race {name}: {rounds} rounds, {milliseconds} ms, {} runs, {changes} changes, {} refusals, longest call {} us, mean {} us",
             get(&TALLY.runs),
             get(&TALLY.refused),
             get(&TALLY.longest) / 512,

@@ -105,11 +105,11 @@ pub(super) fn run(machine: &Machine, controller: &Controller) {
     case("xive/threads-reset", hcall(nr::H_INT_RESET, [0]).code(), 0);
 }
 
-/// How often the other thread is woken, how soon it should be (25 ms), and how often it must be that soon. The firmware
-/// looks after a sleeping thread each 100 ms anyway, which alone would do it in a quarter of the rounds.
+/// How often the other thread is woken, how soon it should be (0.5 s), and how often it must be that soon. The firmware
+/// looks after a sleeping thread each second anyway, which alone would do it in half of the rounds.
 const WAKES: u64 = 20;
-const PROMPT: u64 = 12_800_000;
-const PROMPT_WAKES: u64 = 12;
+const PROMPT: u64 = 256_000_000;
+const PROMPT_WAKES: u64 = 16;
 static TRIGGERED: AtomicU64 = AtomicU64::new(0);
 static WOKE: AtomicU64 = AtomicU64::new(0);
 

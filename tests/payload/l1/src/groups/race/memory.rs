@@ -120,7 +120,7 @@ pub(super) fn invalidate(number: usize) {
         slots[n] = tree.slot(AT, sizes[n]);
         begin(&me, tree.root, 0x74)
     });
-    for round in 0..TALLY.rounds.load(Ordering::SeqCst) {
+    for round in TALLY.rounds() {
         let kind = usize::from(round % 8 >= 4);
         let (guest, slot, size) = (guests[kind], slots[kind], sizes[kind]);
         let [old, new] = [round, round + 1].map(|n| FRAMES[kind][n as usize % 2]);
@@ -180,7 +180,7 @@ pub(super) fn tables(number: usize) {
     let guest = begin(&me, tree.root, 0x80);
     // Junk that an R or a C would change: a leaf without them.
     let junk = leaf(unused, Pte::READ | Pte::WRITE);
-    for round in 0..TALLY.rounds.load(Ordering::SeqCst) {
+    for round in TALLY.rounds() {
         let [old, new] = [round as usize % 2, (round as usize + 1) % 2].map(|n| tables[n]);
         mem::fill(new, 4096, 0);
         set_entry(new, leaf(frame, Pte::READ | Pte::WRITE));

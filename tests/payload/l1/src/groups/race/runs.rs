@@ -9,10 +9,13 @@ use papr_services::table::number::{
 
 use super::{BUSY, Caller, IN_USE, NOT_ENOUGH, P2, P3, TALLY};
 use crate::elements::id;
+use crate::exploitation::{self, Controller, QUEUE, QUEUE_BYTES, Source, esb};
 use crate::guest::program;
 use crate::hcall::hcall;
 use crate::low::DUMP;
 use crate::mem::layout::L2_MEMORY;
+use crate::report::holds;
+use crate::start::Machine;
 use crate::{gsb, mem, probe};
 
 /// vCPU ids, sparse on purpose: the lowest, one between, the highest.
@@ -44,7 +47,7 @@ fn delete(guest: u64) -> i64 {
 pub(super) fn run_and_delete(number: usize) {
     let mut me = Caller::new(number);
     if number == 0 {
-        for round in 0..TALLY.rounds.load(Ordering::SeqCst) {
+        for round in TALLY.rounds() {
             let guest = match me.make(&VCPUS) {
                 Ok(guest) => guest,
                 Err(code) => {
@@ -171,7 +174,7 @@ pub(super) fn migrate(number: usize) {
         let prepared = me.prepare(guest, VCPUS[2], program::COUNT, 0, &start);
         TALLY.allow(0x31, prepared, &[0]);
         TALLY.guest.store(guest, Ordering::SeqCst);
-        for _ in 0..TALLY.rounds.load(Ordering::SeqCst) {
+        for _ in TALLY.rounds() {
             count_on(&me, guest);
             TALLY.count(&TALLY.changes);
         }
@@ -207,15 +210,105 @@ fn count_on(me: &Caller, guest: u64) {
     }
 }
 
+/// How the second thread is interrupted in exploitation mode: the area's page, and the source's; 0 with XICS.
+static AREA: AtomicU64 = AtomicU64::new(0);
+static SOURCE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// The interrupt from the first thread to the second, by whatever controller the partition has.
+#[derive(Clone, Copy)]
+enum Line {
+    Xics,
+    Xive(Controller, Source),
+}
+
+/// Lets the first thread interrupt the second.
+pub(super) fn prepare_line(machine: &Machine) {
+    let Some(controller) = machine.controller else {
+        return;
+    };
+    let [first, _] = controller.lisns;
+    let made = Source::new(first + 1)
+        .filter(|source| exploitation::route(1, QUEUE + QUEUE_BYTES, source, 1));
+    if holds("race/line", made.is_some())
+        && let Some(source) = made
+    {
+        source.load(esb::SET_00);
+        for (kept, page) in SOURCE.iter().zip(source.pages()) {
+            kept.store(page, Ordering::SeqCst);
+        }
+        AREA.store(controller.os, Ordering::SeqCst);
+    }
+}
+
+impl Line {
+    const PRIORITY: u64 = 4;
+    const IDLE: u64 = 0xff;
+
+    fn get() -> Self {
+        let load = |of: &AtomicU64| of.load(Ordering::SeqCst);
+        match load(&AREA) {
+            0 => Self::Xics,
+            os => Self::Xive(
+                Controller { os, lisns: [0, 0] },
+                Source::at([load(&SOURCE[0]), load(&SOURCE[1])]),
+            ),
+        }
+    }
+
+    /// Lets interrupts through to the calling thread.
+    fn open(self) -> i64 {
+        match self {
+            Self::Xics => hcall(H_CPPR, [Self::IDLE]).code(),
+            Self::Xive(controller, _) => {
+                controller.set_priority(0xff);
+                0
+            }
+        }
+    }
+
+    fn raise(self) -> i64 {
+        match self {
+            Self::Xics => hcall(H_IPI, [1, Self::PRIORITY]).code(),
+            Self::Xive(_, source) => {
+                source.trigger();
+                0
+            }
+        }
+    }
+
+    /// Takes the interrupt, if it is there; whether it was.
+    fn take(self) -> bool {
+        match self {
+            Self::Xics => {
+                let xirr = hcall(H_XIRR, []).r(4);
+                if xirr & 0xff_ffff == 2 {
+                    TALLY.allow(0x49, hcall(H_IPI, [1, Self::IDLE]).code(), &[0]);
+                    TALLY.allow(0x4a, hcall(H_EOI, [xirr]).code(), &[0]);
+                    return true;
+                }
+                TALLY.must(0x4b, xirr & 0xff_ffff == 0);
+                false
+            }
+            Self::Xive(controller, source) => {
+                let event = controller.acknowledge() & 0x8000 != 0;
+                if event {
+                    source.load(esb::EOI);
+                    controller.set_priority(0xff);
+                }
+                event
+            }
+        }
+    }
+}
+
 /// Doorbells that L2 took.
 static RUNG: AtomicU64 = AtomicU64::new(0);
 
 /// The first thread interrupts the second, which runs a vCPU that does nothing: the run ends, the second thread takes
 /// its interrupt and runs the vCPU on with a doorbell, which that takes. So L1 passes doorbells between vCPUs of L2.
 pub(super) fn doorbell(number: usize) {
-    const PRIORITY: u64 = 4;
-    const IDLE: u64 = 0xff;
     const DOORBELL: u64 = 1 << 62;
+    let line = Line::get();
     let mut me = Caller::new(number);
     match number {
         0 => {
@@ -224,10 +317,10 @@ pub(super) fn doorbell(number: usize) {
             TALLY.allow(0x40, made.err().unwrap_or(0), &[0]);
             RUNG.store(0, Ordering::SeqCst);
             TALLY.guest.store(guest, Ordering::SeqCst);
-            for round in 1..=TALLY.rounds.load(Ordering::SeqCst) {
+            for round in TALLY.rounds().map(|round| round + 1) {
                 me.pause(50_000);
                 let start = probe::time_base();
-                TALLY.allow(0x41, hcall(H_IPI, [1, PRIORITY]).code(), &[0]);
+                TALLY.allow(0x41, line.raise(), &[0]);
                 let came = crate::threads::wait(|| RUNG.load(Ordering::SeqCst) == round);
                 TALLY.must(0x42, came);
                 TALLY.took(probe::time_base().wrapping_sub(start));
@@ -241,7 +334,7 @@ pub(super) fn doorbell(number: usize) {
             TALLY.allow(0x43, delete(guest), &[0]);
         }
         1 => {
-            TALLY.allow(0x44, hcall(H_CPPR, [IDLE]).code(), &[0]);
+            TALLY.allow(0x44, line.open(), &[0]);
             let mut flags = 0;
             while !TALLY.is_over() {
                 let guest = TALLY.guest.load(Ordering::SeqCst);
@@ -267,15 +360,9 @@ pub(super) fn doorbell(number: usize) {
                     continue;
                 }
                 TALLY.must(0x48, reason == INTERRUPTED);
-                let taken = hcall(H_XIRR, []);
-                let xirr = taken.r(4);
-                if xirr & 0xff_ffff == 2 {
-                    TALLY.allow(0x49, hcall(H_IPI, [1, 0xff]).code(), &[0]);
-                    TALLY.allow(0x4a, hcall(H_EOI, [xirr]).code(), &[0]);
+                // Nothing is there when the run ended because the guest is being deleted.
+                if line.take() {
                     flags = DOORBELL;
-                } else {
-                    // The run ended because the guest is being deleted.
-                    TALLY.must(0x4b, xirr & 0xff_ffff == 0);
                 }
             }
         }
