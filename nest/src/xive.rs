@@ -113,6 +113,9 @@ pub enum XiveError {
     Busy,
     /// The chip did not answer; what was asked for may happen later, or never.
     Stuck(Unit),
+    /// It is done, but the chip did not say in time that all of it knows: memory may be behind its copy of an entry, or
+    /// events may still be on their way to where they went before.
+    Unsettled(Unit),
     /// A register was not reached.
     Scom(ScomError),
     /// Not a controller of this kind: the generation it says.
@@ -152,6 +155,9 @@ impl fmt::Display for XiveError {
             Self::NoPages => "the tables need more pages",
             Self::Busy => "the chip keeps changing the entry",
             Self::Stuck(unit) => return write!(f, "the chip did not answer ({unit:?})"),
+            Self::Unsettled(unit) => {
+                return write!(f, "done, but the chip did not confirm it ({unit:?})");
+            }
             Self::Scom(error) => return write!(f, "register not reached ({error})"),
             Self::Generation(found) => return write!(f, "generation {found} instead of 2"),
             Self::Config { wanted, found } => {

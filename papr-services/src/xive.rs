@@ -14,9 +14,12 @@ use core::num::NonZeroU16;
 use isa::addr::{Gra, Ra};
 use isa::lock::{Mutex, rank};
 
+pub use self::hardware::{Fault, Hardware, Queue, Route};
 use crate::error::{Answer, HCode, Outputs};
 use crate::guest_ram::GuestRam;
 use crate::term;
+
+mod hardware;
 
 /// Where the partition finds things. All of it is beyond any memory, below 2^51, and in pages of 64 KiB.
 pub mod place {
@@ -72,104 +75,6 @@ mod flag {
     pub(super) const GENERATION: u64 = 2;
     /// H_INT_ESB: store, do not load.
     pub(super) const STORE: u64 = 1;
-}
-
-/// What went wrong in the controllers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// They were busy; nothing was changed.
-    Busy,
-    /// They do not answer, or refuse what was checked.
-    Failed,
-}
-
-impl From<Fault> for HCode {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Busy => Self::H_LONG_BUSY_ORDER_1_MSEC,
-            Fault::Failed => Self::H_HARDWARE,
-        }
-    }
-}
-
-/// Where a source's events go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// vCPU.
-    pub server: u32,
-    /// Below [`PRIORITIES`].
-    pub priority: u8,
-    /// What its queue gets, 31 bits.
-    pub eisn: u32,
-}
-
-/// Where a queue is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Queue {
-    /// Real address: memory of the partition, aligned to the size.
-    pub memory: Ra,
-    /// Log2 of its bytes, one of [`QUEUE_SIZES`].
-    pub log2: u32,
-    /// Notify for each event, not once until the notification ends.
-    pub always_notify: bool,
-}
-
-/// The controllers, for one partition. Sources and servers are those that it was made with; priorities and queues have been
-/// checked. Every thread of the partition calls.
-pub trait Hardware: Send + Sync {
-    /// Routes a source; `None` masks it.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    fn route(&self, lisn: u32, route: Option<Route>) -> Result<(), Fault>;
-
-    /// Sets a queue up, empty, or turns it off.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    fn set_queue(&self, server: u32, priority: u8, queue: Option<Queue>) -> Result<(), Fault>;
-
-    /// Generation and next entry of a queue that is on.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    fn queue_position(&self, server: u32, priority: u8) -> Result<(bool, u32), Fault>;
-
-    /// Where the acknowledgements of a vCPU report to; `None` for nowhere.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    fn set_report(&self, server: u32, lines: Option<Ra>) -> Result<(), Fault>;
-
-    /// Loads from a source's management page.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    fn esb_load(&self, lisn: u32, offset: u64) -> Result<u64, Fault>;
-
-    /// Stores to a source's management page.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    fn esb_store(&self, lisn: u32, offset: u64, value: u64) -> Result<(), Fault>;
-
-    /// Turns a source off: what it sends is lost.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    fn turn_off(&self, lisn: u32) -> Result<(), Fault>;
-
-    /// Waits until what a source sent has arrived.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    fn sync(&self, lisn: u32) -> Result<(), Fault>;
-
-    /// Makes the source of a device of the firmware's send an interrupt.
-    fn trigger(&self, lisn: u32);
-
-    /// Whether an interrupt is presented to the vCPU of the calling thread.
-    fn presents(&self) -> bool;
 }
 
 /// What the partition asked for, of one source.
@@ -327,6 +232,18 @@ impl Exploitation {
         self.hardware.trigger(lisn);
     }
 
+    /// vCPU `id` starts on the calling thread: nothing is pending for it, and its reports go nowhere. Its queues stay.
+    ///
+    /// # Errors
+    /// [`Fault`]: it has no interrupts then.
+    pub fn vcpu_starts(&self, id: u32) -> Result<(), Fault> {
+        let mut state = self.state.lock();
+        let server = state.server(id.into()).ok_or(Fault::Failed)?;
+        self.hardware.start(id)?;
+        server.report = None;
+        Ok(())
+    }
+
     /// H_INT_GET_SOURCE_INFO.
     pub(crate) fn source_info(&self, flags: u64, lisn: u64) -> Answer {
         only(flags, 0)?;
@@ -368,6 +285,8 @@ impl Exploitation {
             .route(source.lisn, (!masked).then_some(route))
             .map_err(HCode::from)?;
         (source.route, source.masked) = (route, masked);
+        // What is late takes nothing back: the route is as asked for. The partition has H_INT_SYNC to be sure.
+        let _ = self.hardware.sync();
         Ok(Outputs::NONE)
     }
 
@@ -497,8 +416,8 @@ impl Exploitation {
     /// H_INT_SYNC.
     pub(crate) fn sync(&self, flags: u64, lisn: u64) -> Answer {
         only(flags, 0)?;
-        let lisn = self.state.lock().source(lisn)?.lisn;
-        self.hardware.sync(lisn).map_err(HCode::from)?;
+        self.state.lock().source(lisn)?;
+        self.hardware.sync().map_err(HCode::from)?;
         Ok(Outputs::NONE)
     }
 
@@ -515,9 +434,7 @@ impl Exploitation {
             note(hardware.route(source.lisn, None));
             *source = Source::new(source.lisn);
         }
-        for source in sources.iter() {
-            note(hardware.sync(source.lisn));
-        }
+        note(hardware.sync());
         for (number, server) in (0..).zip(servers.iter_mut()) {
             // What could not be taken back is still known to be there, so that the call can be repeated.
             for (priority, queue) in (0..).zip(server.queues.iter_mut()) {

@@ -150,11 +150,11 @@ impl PartitionInterrupts {
     }
 
     /// vCPU `id` starts on the calling thread: from now on its interrupts come here.
-    pub(super) fn start_vcpu(&self, id: u32) -> Result<(), XiveError> {
-        let server = self.server(id)?;
+    fn start_vcpu(&self, id: u32) -> Result<(), Fault> {
+        let server = self.server(id).map_err(fault)?;
         let Controllers { xive, tima } = self.controllers;
         tima.drop_os();
-        xive.renew_vp(server.vp, self.discarded)?;
+        changed(xive.renew_vp(server.vp, self.discarded))?;
         tima.push_os(server.cam);
         Ok(())
     }
@@ -194,6 +194,18 @@ fn fault(error: XiveError) -> Fault {
     Fault::Failed
 }
 
+/// What came of a change. One that is only not confirmed is a change: to say otherwise would leave the partition and the
+/// controllers with different beliefs.
+fn changed(done: Result<(), XiveError>) -> Result<(), Fault> {
+    match done {
+        Err(late @ XiveError::Unsettled(_)) => {
+            crate::limited!(warn, "interrupt controller: {late}");
+            Ok(())
+        }
+        done => done.map_err(fault),
+    }
+}
+
 impl Of {
     fn driver(&self) -> &'static Driver {
         &self.0.controllers.xive
@@ -216,9 +228,9 @@ impl Hardware for Of {
                     data: 0,
                 },
             };
-            self.driver().set_route(source, route)
+            self.driver().reroute(source, route).map(drop)
         };
-        set().map_err(fault)
+        changed(set())
     }
 
     fn set_queue(&self, server: u32, priority: u8, queue: Option<Queue>) -> Result<(), Fault> {
@@ -228,9 +240,7 @@ impl Hardware for Of {
             escalate: false,
         });
         let server = self.0.server(server);
-        server
-            .and_then(|server| self.driver().set_queue(server.vp, priority, queue))
-            .map_err(fault)
+        changed(server.and_then(|server| self.driver().set_queue(server.vp, priority, queue)))
     }
 
     fn queue_position(&self, server: u32, priority: u8) -> Result<(bool, u32), Fault> {
@@ -243,9 +253,7 @@ impl Hardware for Of {
     fn set_report(&self, server: u32, lines: Option<Ra>) -> Result<(), Fault> {
         let lines = lines.unwrap_or(self.0.discarded);
         let server = self.0.server(server);
-        server
-            .and_then(|server| self.driver().set_report(server.vp, lines))
-            .map_err(fault)
+        changed(server.and_then(|server| self.driver().set_report(server.vp, lines)))
     }
 
     fn esb_load(&self, lisn: u32, offset: u64) -> Result<u64, Fault> {
@@ -269,11 +277,15 @@ impl Hardware for Of {
             .map_err(fault)
     }
 
-    fn sync(&self, lisn: u32) -> Result<(), Fault> {
-        let source = self.0.source(lisn);
-        source
-            .and_then(|source| self.driver().sync(source.block))
+    fn sync(&self) -> Result<(), Fault> {
+        // An event goes from its source's chip to its queue's.
+        (0..self.driver().blocks())
+            .try_for_each(|block| self.driver().sync(block))
             .map_err(fault)
+    }
+
+    fn start(&self, server: u32) -> Result<(), Fault> {
+        self.0.start_vcpu(server)
     }
 
     fn trigger(&self, lisn: u32) {

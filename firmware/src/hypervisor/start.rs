@@ -145,10 +145,10 @@ fn run_vcpu(
             services.take_interrupts();
             continue;
         };
-        if let Some(interrupts) = shared.interrupts
-            && let Err(why) = interrupts.start_vcpu(id)
+        if let Ok(xive) = shared.partition.interrupts.xive()
+            && let Err(why) = xive.vcpu_starts(id)
         {
-            crate::limited!(error, "vCPU {id} gets no interrupts: {why}");
+            crate::limited!(error, "vCPU {id} gets no interrupts: {why:?}");
         }
         let end = RunLoop::new(thread, &services, vcpu).run();
         if let Some(interrupts) = shared.interrupts {
@@ -282,9 +282,8 @@ fn interrupts(
     let Ok((interrupts, pages)) = started else {
         return (Some(own), None);
     };
-    let mut pages = pages.iter();
-    let mapped =
-        pages.try_for_each(|page| tree.map_page(pool, page.gra, page.ra, PageKind::Device));
+    let pages = pages.iter().map(|page| (page.gra, page.ra));
+    let mapped = tree.map_pages(pool, pages, PageKind::Device);
     if let Err(why) = mapped {
         error!("no XIVE exploitation mode: its pages cannot be mapped: {why:?}");
         return (Some(own), None);

@@ -99,6 +99,7 @@ const fn fault(error: XiveError) -> Fault {
         XiveError::NoPages => Fault::NoPages,
         XiveError::Busy => Fault::Busy,
         XiveError::Stuck(_)
+        | XiveError::Unsettled(_)
         | XiveError::Scom(_)
         | XiveError::Generation(_)
         | XiveError::Config { .. }

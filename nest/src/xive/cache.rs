@@ -95,11 +95,18 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
         self.scrub(NVP_WATCH, index)
     }
 
+    /// Brings memory up to date with what was committed to the chip's copy.
+    fn settle(&self, watch: Watch, index: u32) -> Result<(), XiveError> {
+        self.scrub(watch, index)
+            .map_err(|_| XiveError::Unsettled(watch.unit))
+    }
+
     fn spec(&self, index: u32) -> u64 {
         u64::from(self.chip.block) << regs::WATCH_BLOCK_SHIFT | u64::from(index)
     }
 
-    /// Changes an entry in the chip's cache and in memory; `change` sees what the chip has.
+    /// Changes an entry in the chip's cache and in memory; `change` sees what the chip has. [`XiveError::Unsettled`] when the
+    /// chip has it, but memory may not.
     fn update<K>(
         &self,
         watch: Watch,
@@ -122,7 +129,7 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
             }
             let refused = regs::WATCH_FULL | regs::WATCH_CONFLICT;
             if ic.read64(watch.spec) & refused != refused {
-                return self.scrub(watch, index);
+                return self.settle(watch, index);
             }
         }
         Err(XiveError::Busy)
@@ -131,7 +138,7 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
     /// Changes an event descriptor.
     ///
     /// # Errors
-    /// [`XiveError::Busy`] when the chip keeps changing it too; nothing was changed.
+    /// [`XiveError::Busy`] when the chip keeps changing it too; nothing was changed. [`XiveError::Unsettled`].
     pub(crate) fn update_end(
         &self,
         index: u32,
@@ -143,7 +150,7 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
     /// Changes a virtual processor.
     ///
     /// # Errors
-    /// [`XiveError::Busy`] when the chip keeps changing it too; nothing was changed.
+    /// [`XiveError::Busy`] when the chip keeps changing it too; nothing was changed. [`XiveError::Unsettled`].
     pub(crate) fn update_nvp(
         &self,
         index: u32,
@@ -168,7 +175,7 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
         ic.write64(watch.data(0), first);
         // The load makes sure that the commit has arrived.
         let _ = ic.read64(watch.spec);
-        self.scrub(watch, index)
+        self.settle(watch, index)
     }
 
     /// Waits until all events that are on their way through this chip have reached their queues.

@@ -130,11 +130,16 @@ impl<W: Windows, T: TableMemory> Locked<'_, W, T> {
         }
     }
 
-    /// Sets the assignment of a source.
+    /// Sets the assignment of a source. When the chip does not forget its copy of the old one, that stays.
     pub(crate) fn set_eas(&self, index: u32, eas: Eas) -> Result<(), XiveError> {
         let at = self.eas_at(index).ok_or(XiveError::NoSource)?;
+        let old = self.tables.load(at);
         self.tables.store(at, eas.0);
-        self.scrub_eas(index)
+        let done = self.scrub_eas(index);
+        if done.is_err() {
+            self.tables.store(at, old);
+        }
+        done
     }
 
     /// Gives out a source: masked, off, its data its own number.

@@ -9,7 +9,7 @@ use super::controller::{Locked, PRIORITIES};
 use super::memory::{ENDS_LOG2, TableMemory};
 use super::registers::{PAGE, PAGE_SHIFT, Windows};
 use super::tables::{Eas, End, Index, end};
-use super::{HW_THREADS, HW_VP_BASE, Pages, Source, SourceGroup, Xive, XiveError};
+use super::{HW_THREADS, HW_VP_BASE, Pages, Source, SourceGroup, Unit, Xive, XiveError};
 use crate::scom::ChipIndex;
 
 /// Where the events of a source are to go.
@@ -203,37 +203,48 @@ impl<W: Windows, T: TableMemory> Xive<W, T> {
     /// Routes a source. On return, events that were on their way to where it led before are in that queue.
     ///
     /// # Errors
-    /// [`XiveError::NoSource`], [`XiveError::NoVp`], [`XiveError::NoPriority`]; [`XiveError::Busy`].
+    /// As [`reroute`](Self::reroute); [`XiveError::Unsettled`] too when the route is as wanted, but events may still be on
+    /// their way.
     pub fn set_route(&self, source: Source, route: Route) -> Result<(), XiveError> {
+        let old = self.reroute(source, route)?;
+        let block = source.index().block;
+        let there = old.map(|vp| vp.block).filter(|old| *old != block);
+        [Some(block), there]
+            .into_iter()
+            .flatten()
+            .try_for_each(|block| self.sync(block))
+            .map_err(|_| XiveError::Unsettled(Unit::Sync))
+    }
+
+    /// Routes a source, and does not wait for events that are on their way to where it led before: for callers who
+    /// [`sync`](Self::sync) after several. Answers the virtual processor that it led to.
+    ///
+    /// # Errors
+    /// [`XiveError::NoSource`], [`XiveError::NoVp`], [`XiveError::NoPriority`]; [`XiveError::Busy`], [`XiveError::Stuck`]:
+    /// the route is as before. [`XiveError::Unsettled`].
+    pub fn reroute(&self, source: Source, route: Route) -> Result<Option<Index>, XiveError> {
         let old = self.route(source)?;
         // A masked source leads to the least favoured queue, so that the answer of `route` names its processor.
         let priority = route.priority.unwrap_or(PRIORITIES - 1);
         let end = self.of_vp(route.vp)?.end_of(route.vp.index, priority)?;
-        {
-            let locked = self.of_source(source)?;
-            // Looked up again: it may have been freed since.
-            locked.assignment(source)?;
-            let change = |eas: Eas| eas.with_end(end).with_data(route.data);
-            match source {
-                Source::Interrupt(at) => {
-                    let eas = change(locked.eas(at.index)?);
-                    locked.set_eas(at.index, eas.with_masked(route.priority.is_none()))?;
-                }
-                // It has no mask: the kernel turns it off. Masking leaves it where it leads.
-                Source::Escalation(at) if route.priority.is_some() => {
-                    locked.update_escalation(at.index, change)?;
-                }
-                Source::Escalation(at) => {
-                    locked.update_escalation(at.index, |eas| eas.with_data(route.data))?;
-                }
+        let locked = self.of_source(source)?;
+        // Looked up again: it may have been freed since.
+        locked.assignment(source)?;
+        let change = |eas: Eas| eas.with_end(end).with_data(route.data);
+        match source {
+            Source::Interrupt(at) => {
+                let eas = change(locked.eas(at.index)?);
+                locked.set_eas(at.index, eas.with_masked(route.priority.is_none()))?;
+            }
+            // It has no mask: the kernel turns it off. Masking leaves it where it leads.
+            Source::Escalation(at) if route.priority.is_some() => {
+                locked.update_escalation(at.index, change)?;
+            }
+            Source::Escalation(at) => {
+                locked.update_escalation(at.index, |eas| eas.with_data(route.data))?;
             }
         }
-        let block = source.index().block;
-        self.sync(block)?;
-        match old.vp {
-            Some(vp) if vp.block != block => self.sync(vp.block),
-            _ => Ok(()),
-        }
+        Ok(old.vp)
     }
 
     /// Describes a queue of a virtual processor.

@@ -483,12 +483,22 @@ fn a_chip_that_hangs_is_an_error() {
     let hang = |reg: crate::mmio::Reg<regs::Ic>| chip.stuck.set(Some(reg.offset()));
     hang(regs::VC_SYNC_DONE);
     assert_eq!(xive.sync(0), Err(XiveError::Stuck(Unit::Sync)));
+    let late = xive.set_route(source, route(vp, 3, 0));
+    assert_eq!(late, Err(XiveError::Unsettled(Unit::Sync)));
+    assert_eq!(xive.route(source).unwrap().priority, Some(3), "it is done");
+    chip.stuck.set(None);
+    let mask = Route {
+        priority: None,
+        ..route(vp, 0, 0)
+    };
+    xive.set_route(source, mask).unwrap();
     hang(regs::VC_EASC_FLUSH_CTRL);
     let failed = xive.set_route(source, route(vp, 0, 0));
     assert_eq!(failed, Err(XiveError::Stuck(Unit::EasCache)));
+    assert_eq!(xive.route(source).unwrap().priority, None, "as before");
     hang(regs::VC_ENDC_FLUSH_CTRL);
-    let failed = xive.set_queue(vp, 0, Some(QUEUE));
-    assert_eq!(failed, Err(XiveError::Stuck(Unit::EndCache)));
+    let late = xive.set_queue(vp, 0, Some(QUEUE));
+    assert_eq!(late, Err(XiveError::Unsettled(Unit::EndCache)));
     hang(regs::PC_NXC_FLUSH_CTRL);
     assert_eq!(xive.vp_state(vp), Err(XiveError::Stuck(Unit::NvpCache)));
     hang(regs::PC_KILL);

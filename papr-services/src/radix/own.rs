@@ -47,6 +47,27 @@ impl PartitionTree {
         map_leaf(pool, self.root(), gra, ra, PageSize::Size64K, kind.pte())
     }
 
+    /// Maps such pages, all or none.
+    ///
+    /// # Errors
+    /// [`BuildError`]; the tables made on the way stay the tree's.
+    pub fn map_pages<I: Iterator<Item = (Gra, Ra)> + Clone>(
+        &self,
+        pool: &TablePool,
+        pages: I,
+        kind: PageKind,
+    ) -> Result<(), BuildError> {
+        for (done, (gra, ra)) in pages.clone().enumerate() {
+            if let Err(error) = self.map_page(pool, gra, ra, kind) {
+                for (gra, _) in pages.take(done) {
+                    unmap_page(pool, self.root(), gra);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Gives all its tables back. The partition-table entry is gone and a flush has run: that is the caller's part.
     pub fn free(self, pool: &TablePool) {
         pool.free_tree(self.root, Level::Root);
@@ -159,5 +180,15 @@ fn map_leaf(
         Ok(Place::Slot { .. } | Place::Blocked { .. }) | Err(NoPlace::BadTree) => {
             Err(BuildError::BadExtents)
         }
+    }
+}
+
+/// Takes a page of 64 KiB away that was just mapped, so all of its tables are there.
+fn unmap_page(pool: &TablePool, root: Root<Ra>, gra: Gra) {
+    if let Ok(Place::Slot { at, entry, size }) = place(pool, root, gra, PageSize::Size64K)
+        && size == PageSize::Size64K
+    {
+        // Nobody else writes a tree that is not in use yet.
+        let _ = pool.compare_exchange(at, entry, 0);
     }
 }

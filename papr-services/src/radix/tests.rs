@@ -9,8 +9,8 @@ use isa::pte::{PageSize, Pte, pate_root};
 use proptest::prelude::*;
 
 use super::{
-    BuildError, Fault, Leaf, Level, Place, Root, TableMem, Through, build_partition_tree, place,
-    walk,
+    BuildError, Fault, Leaf, Level, PageKind, Place, Root, TableMem, Through, build_partition_tree,
+    place, walk,
 };
 use crate::guest_ram::tests::memory;
 use crate::guest_ram::{Extent, GuestRam};
@@ -239,6 +239,28 @@ fn overlapping_extents_and_an_empty_pool_are_errors_that_leave_nothing() {
         Some(BuildError::OutOfTables)
     );
     assert_eq!(pool.bytes_in_use(), 0);
+}
+
+#[test]
+fn pages_beside_the_memory_are_mapped_all_or_not_at_all() {
+    let pool = pool(8);
+    let tree = build_partition_tree(&pool, &[extent(0, 0, 2 << 20)]).unwrap();
+    let page = |n: u64| Gra((1 << 40) + (n << 16));
+    let mapped = |n| walk(&pool, tree.root(), page(n)).map(|leaf| leaf.at.0);
+    let map = |list: &[u64]| {
+        let pages = list.iter().map(|n| (page(*n), Ra(n << 16)));
+        tree.map_pages(&pool, pages, PageKind::Device)
+    };
+    // The last one is there already.
+    assert_eq!(map(&[1, 2, 3, 1]), Err(BuildError::BadExtents));
+    for n in 1..4 {
+        assert!(matches!(mapped(n), Err(Fault::NotMapped { .. })), "{n}");
+    }
+    assert_eq!(map(&[1, 2, 3]), Ok(()));
+    assert_eq!(mapped(3), Ok(3 << 16));
+    assert_eq!(map(&[4, 3]), Err(BuildError::BadExtents));
+    assert!(mapped(4).is_err());
+    assert_eq!(mapped(3), Ok(3 << 16), "which was not of this call");
 }
 
 #[test]

@@ -26,7 +26,8 @@ enum Told {
     Load(u32, u64),
     Store(u32, u64, u64),
     Off(u32),
-    Sync(u32),
+    Sync,
+    Start(u32),
     Trigger(u32),
 }
 
@@ -35,6 +36,7 @@ struct Notes {
     told: Mutex<Vec<Told>>,
     fault: Mutex<Option<Fault>>,
     presents: Mutex<bool>,
+    late: Mutex<bool>,
 }
 
 impl Notes {
@@ -70,8 +72,15 @@ impl Hardware for Arc<Notes> {
     fn turn_off(&self, lisn: u32) -> Result<(), Fault> {
         self.note(Told::Off(lisn))
     }
-    fn sync(&self, lisn: u32) -> Result<(), Fault> {
-        self.note(Told::Sync(lisn))
+    fn sync(&self) -> Result<(), Fault> {
+        self.note(Told::Sync)?;
+        match *self.late.lock() {
+            true => Err(Fault::Failed),
+            false => Ok(()),
+        }
+    }
+    fn start(&self, server: u32) -> Result<(), Fault> {
+        self.note(Told::Start(server))
     }
     fn trigger(&self, lisn: u32) {
         let _ = self.note(Told::Trigger(lisn));
@@ -205,7 +214,7 @@ fn routes_are_kept_and_told() {
     ] {
         assert_eq!(world.call(nr::H_INT_SET_SOURCE_CONFIG, &args), 0);
         assert_eq!(get(&mut world), answer, "{args:x?}");
-        assert_eq!(notes.take(), [told], "{args:x?}");
+        assert_eq!(notes.take(), [told, Told::Sync], "{args:x?}");
     }
 }
 
@@ -264,7 +273,7 @@ fn pages_are_reached_by_calls_too() {
     let told = [
         Told::Load(3, 0xc00),
         Told::Store(term::SOURCE, 0x400, 9),
-        Told::Sync(term::SOURCE),
+        Told::Sync,
     ];
     assert_eq!(notes.take(), told);
 }
@@ -279,10 +288,14 @@ fn reset_takes_everything_back() {
     assert_eq!(world.call(nr::H_INT_RESET, &[0]), 0);
     let told = notes.take();
     for lisn in sources(NonZeroU16::new(3).unwrap()) {
-        for wanted in [Told::Off(lisn), Told::Route(lisn, None), Told::Sync(lisn)] {
+        for wanted in [Told::Off(lisn), Told::Route(lisn, None)] {
             assert!(told.contains(&wanted), "{wanted:?}");
         }
     }
+    let syncs: Vec<usize> = (0..told.len())
+        .filter(|at| told[*at] == Told::Sync)
+        .collect();
+    assert_eq!(syncs, [told.len() - 3], "once, after all sources");
     let last = [Told::Report(0, None), Told::SetQueue(1, 5, None)];
     assert_eq!(told[told.len() - 2..], last);
     assert_eq!(
@@ -311,6 +324,36 @@ fn a_reset_that_was_refused_is_repeated_in_full() {
     for wanted in [Told::Report(0, None), Told::SetQueue(1, 5, None)] {
         assert!(told.contains(&wanted), "{wanted:?}");
     }
+}
+
+#[test]
+fn a_route_is_as_wanted_although_events_are_late() {
+    let (mut world, notes) = world();
+    *notes.late.lock() = true;
+    let hardware = HCode::H_HARDWARE.code();
+    assert_eq!(world.call(nr::H_INT_SET_SOURCE_CONFIG, &[2, 4, 1, 6, 7]), 0);
+    assert_eq!(world.get(nr::H_INT_GET_SOURCE_CONFIG, &[0, 4]), [1, 6, 7]);
+    assert_eq!(world.call(nr::H_INT_SYNC, &[0, 4]), hardware);
+    // Its memory is wanted back: here it matters.
+    assert_eq!(world.call(nr::H_INT_RESET, &[0]), hardware);
+}
+
+#[test]
+fn a_vcpu_that_starts_again_reports_nowhere() {
+    let (mut world, notes) = world();
+    assert_eq!(world.call(nr::H_INT_SET_OS_REPORTING_LINE, &[0, 0x300]), 0);
+    assert_eq!(world.call(nr::H_INT_SET_QUEUE_CONFIG, &[1, 0, 5, 0, 12]), 0);
+    notes.take();
+    let xive = world.partition.interrupts.xive().unwrap();
+    *notes.fault.lock() = Some(Fault::Failed);
+    assert_eq!(xive.vcpu_starts(0), Err(Fault::Failed));
+    *notes.fault.lock() = None;
+    assert_eq!(xive.vcpu_starts(0), Ok(()));
+    assert_eq!(xive.vcpu_starts(3), Err(Fault::Failed));
+    assert_eq!(notes.take(), [Told::Start(0), Told::Start(0)]);
+    assert_eq!(world.get(nr::H_INT_GET_OS_REPORTING_LINE, &[0, 0]), [ONES]);
+    let queue = world.get(nr::H_INT_GET_QUEUE_CONFIG, &[0, 0, 5]);
+    assert_eq!(queue, [1, 0, 12, 0], "its queues stay");
 }
 
 #[test]
@@ -438,9 +481,9 @@ proptest! {
                 Told::Load(lisn, offset) | Told::Store(lisn, offset, _) => {
                     prop_assert!(known.contains(&lisn) && offset < 0x1_0000 && offset % 8 == 0);
                 }
-                Told::Off(lisn) | Told::Sync(lisn) | Told::Trigger(lisn) => {
-                    prop_assert!(known.contains(&lisn));
-                }
+                Told::Off(lisn) | Told::Trigger(lisn) => prop_assert!(known.contains(&lisn)),
+                Told::Sync => {}
+                Told::Start(_) => prop_assert!(false, "no call does that"),
             }
         }
     }
