@@ -355,6 +355,8 @@ mod table_flags {
     pub(super) const ALL: u64 = MODIFY | REGISTER | RADIX | GTSE;
 }
 
+/// H_REGISTER_PROC_TBL. A kernel registers one table in its life, so where one is already, the kernel is another one, which
+/// kexec started: the nested guests of the last one go. H_LONG_BUSY until their runs have ended.
 fn register_process_table<H: Host>(
     partition: &Partition,
     host: &H,
@@ -389,6 +391,10 @@ fn register_process_table<H: Host>(
             Some(base | size)
         }
     };
+    if new.is_some_and(|entry| entry != 0) && *partition.process_table.lock() != 0 {
+        let gone = partition.nested.reset(&partition.env(host));
+        gone.map_err(|_| HCode::H_LONG_BUSY_ORDER_1_MSEC)?;
+    }
     let gtse = if has(f::GTSE) {
         Lpcr::GTSE
     } else {

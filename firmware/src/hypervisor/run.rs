@@ -99,6 +99,8 @@ impl<'m> RunLoop<'m> {
         self.make_partition_resident();
         loop {
             if self.host.shared.is_stopping() {
+                // A nested guest that nobody runs can be deleted.
+                self.leave_nested(Exit::Interrupted);
                 return End::Stopping;
             }
             let end = match self.resident {

@@ -431,14 +431,14 @@ impl Registry {
         let guest = self.find(id).ok_or(HCode::H_P2)?;
         guest.stop_runs(env.host);
         if env.host.wait_until(|| !guest.is_running()) {
-            self.remove(env, id)
+            self.remove(env, id).map(drop)
         } else {
             Err(HCode::H_BUSY)
         }
     }
 
-    /// Takes a guest that has no run out of the registry and out of the hardware.
-    fn remove<H: Host>(&self, env: &Env<'_, H>, id: u64) -> Result<(), HCode> {
+    /// Takes a guest that has no run out of the registry and out of the hardware. Answers whether it was there.
+    fn remove<H: Host>(&self, env: &Env<'_, H>, id: u64) -> Result<bool, HCode> {
         let (place, generation) = Self::place(id).ok_or(HCode::H_P2)?;
         let taken = self
             .entries
@@ -447,33 +447,43 @@ impl Registry {
             .filter(|entry| entry.generation == generation)
             .and_then(|entry| entry.guest.take());
         // Another thread may have been faster.
-        if let Some(guest) = taken {
+        if let Some(guest) = &taken {
             guest.retire(env);
         }
-        Ok(())
+        Ok(taken.is_some())
     }
 
-    /// Deletes all guests.
+    /// Deletes all guests; answers how many.
     ///
     /// # Errors
     /// H_BUSY when some still run; the others are gone.
-    pub(super) fn delete_all<H: Host>(&self, env: &Env<'_, H>) -> Result<(), HCode> {
-        // Kept by themselves, so that the lock is not held while hardware is told and threads are waited for.
-        let guests: Vec<_> = {
+    pub(super) fn delete_all<H: Host>(&self, env: &Env<'_, H>) -> Result<u32, HCode> {
+        // One at a time, so that the lock is not held while hardware is told and threads are waited for.
+        let places = self.entries.lock().len();
+        let guest = |place: usize| {
             let entries = self.entries.lock();
-            entries.iter().filter_map(|e| e.guest.clone()).collect()
+            entries.get(place).and_then(|entry| entry.guest.clone())
         };
-        for guest in &guests {
+        for guest in (0..places).filter_map(guest) {
             guest.stop_runs(env.host);
         }
+        // Who is not dying was made since, in the place of one that is gone.
+        let doomed = || {
+            (0..places)
+                .filter_map(guest)
+                .filter(|guest| guest.is_dying())
+        };
         let all = env
             .host
-            .wait_until(|| !guests.iter().any(|guest| guest.is_running()));
+            .wait_until(|| !doomed().any(|guest| guest.is_running()));
+        let mut deleted: u32 = 0;
         // Once it was seen without a run, what is seen of one is about to find that there are none any more.
-        for guest in guests.iter().filter(|guest| all || !guest.is_running()) {
-            self.remove(env, guest.id().into())?;
+        for guest in doomed().filter(|guest| all || !guest.is_running()) {
+            if self.remove(env, guest.id().into())? {
+                deleted = deleted.saturating_add(1);
+            }
         }
-        if all { Ok(()) } else { Err(HCode::H_BUSY) }
+        if all { Ok(deleted) } else { Err(HCode::H_BUSY) }
     }
 }
 

@@ -12,7 +12,8 @@
 //! | H_GUEST_COPY_MEMORY | not offered: its arguments are not public |
 //!
 //! The surprising fact: a second H_GUEST_SET_CAPABILITIES succeeds and deletes every guest. Linux calls it whenever
-//! its module is loaded, so guests that exist then belong to a kernel that is gone.
+//! its module is loaded, so guests that exist then belong to a kernel that is gone. A kernel started by kexec that never
+//! loads the module is noticed earlier: it registers a process table where one is ([`Nested::reset`]).
 
 pub mod buffer;
 pub mod element;
@@ -26,7 +27,7 @@ pub mod shadow;
 pub mod vcpu;
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use isa::addr::Gra;
 
@@ -66,6 +67,8 @@ pub struct Nested {
     registry: Registry,
     /// Levels that the partition chose; 0 before it did.
     chosen: AtomicU64,
+    /// How often it left guests behind.
+    left: AtomicU32,
 }
 
 /// Flags of GET_STATE and SET_STATE.
@@ -97,6 +100,7 @@ impl Nested {
             own: config.own,
             registry: Registry::new(config.quotas, tables, lpids),
             chosen: AtomicU64::new(0),
+            left: AtomicU32::new(0),
         }
     }
 
@@ -147,13 +151,23 @@ impl Nested {
         Ok(Outputs::NONE)
     }
 
-    /// Forgets all guests and the choice of levels: the partition starts over.
+    /// Forgets all guests and the choice of levels: the partition's kernel is gone. Says so when it left guests behind.
     ///
     /// # Errors
-    /// H_BUSY while a vCPU runs on another thread: stop it, then repeat.
+    /// H_BUSY while a vCPU runs on another thread: to be repeated.
     pub fn reset<H: Host>(&self, env: &Env<'_, H>) -> Result<(), HCode> {
-        self.registry.delete_all(env)?;
+        /// How often it is said: nothing keeps a partition from doing so for ever.
+        const MOST_LINES: u32 = 64;
+        let deleted = self.registry.delete_all(env)?;
         self.chosen.store(0, Ordering::Release);
+        if deleted != 0 && self.left.fetch_add(1, Ordering::Relaxed) < MOST_LINES {
+            log::info!(
+                "partition {}: nested guests deleted with their kernel: {deleted}; in use: {} bytes of heap, {} of tables",
+                env.lpid,
+                self.registry.account.heap(),
+                self.registry.tables.in_use(),
+            );
+        }
         Ok(())
     }
 

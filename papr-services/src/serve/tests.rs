@@ -467,6 +467,27 @@ fn set_mode_changes_what_it_says() {
     assert_eq!(chosen(&mut world), Lpcr::empty());
 }
 
+/// A kernel that kexec started registers a process table where that of the last one is.
+#[test]
+fn guests_go_with_their_kernel() {
+    let mut world = World::new(2);
+    let table: [u64; 4] = [0x1d, 0x8_0000, 0, 7];
+    assert_eq!(world.call(number::H_REGISTER_PROC_TBL, &table), 0);
+    let levels = world.get::<1>(number::H_GUEST_GET_CAPABILITIES, &[0]);
+    let choose: [u64; 2] = [0, levels[0]];
+    assert_eq!(world.call(number::H_GUEST_SET_CAPABILITIES, &choose), 0);
+    let [guest] = world.get(number::H_GUEST_CREATE, &[0, ONES]);
+    // All but a new table leaves them.
+    for flags in [0x00, 0x01] {
+        world.call(number::H_REGISTER_PROC_TBL, &[flags, 0, 0, 0]);
+    }
+    assert!(world.partition.nested.guest(guest).is_some());
+    assert_eq!(world.call(number::H_REGISTER_PROC_TBL, &table), 0);
+    assert!(world.partition.nested.guest(guest).is_none());
+    let state = HCode::H_STATE.code();
+    assert_eq!(world.call(number::H_GUEST_CREATE, &[0, ONES]), state);
+}
+
 #[test]
 fn the_process_table_reaches_the_machine() {
     let mut world = World::new(1);
