@@ -135,6 +135,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
             .collect(),
         payload,
         exploitation: line.exploitation(),
+        tables: line.tables,
         bootargs: line.payload,
         level,
         inputs,

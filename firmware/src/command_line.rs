@@ -1,7 +1,8 @@
 //! The payload's command line: the words that are meant for the firmware, and the line without them.
 //!
 //! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=power9|power10|power11` the partition's level, `nidus.xive=on|off`
-//! how it gets its interrupts. Surprising fact: an unknown or wrong `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
+//! how it gets its interrupts, `nidus.tables=KIB` what its nested guests may fill with tables. Surprising fact: an unknown or
+//! wrong `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
 #![forbid(unsafe_code)]
 
 use alloc::string::{String, ToString};
@@ -34,6 +35,8 @@ pub struct CommandLine {
     replaced: bool,
     /// Secure mode whatever the machine says: NVRAM has `force-secure-mode=always`.
     pub secure: bool,
+    /// `nidus.tables=`, in bytes; the last one counts. `None` when it was not there: no limit but the pool.
+    pub tables: Option<u64>,
     /// Words after `nidus.` that mean nothing, to be reported.
     pub unknown: Vec<String>,
 }
@@ -59,13 +62,16 @@ impl CommandLine {
                 }
                 Some(("xive", "on")) => parsed.xive = Some(true),
                 Some(("xive", "off")) => parsed.xive = Some(false),
+                Some(("tables", kib)) if kib.parse::<u32>().is_ok() => {
+                    parsed.tables = kib.parse::<u32>().ok().map(|kib| u64::from(kib) << 10);
+                }
                 _ => parsed.unknown.push(word.to_string()),
             }
         }
         parsed
     }
 
-    /// Takes a setting of NVRAM (`nidus,mode`, `nidus,compat`, `nidus,xive`, with the values of the words), which counts only
+    /// Takes a setting of NVRAM (`nidus,mode` and so on, with the values of the words), which counts only
     /// for what the line does not say. Whether it means something.
     ///
     /// The names that skiboot knows: `bootargs` takes the place of the payload's words on the line (its words for the
@@ -100,6 +106,7 @@ impl CommandLine {
         self.mode = self.mode.or(other.mode);
         self.compat = self.compat.or(other.compat);
         self.xive = self.xive.or(other.xive);
+        self.tables = self.tables.or(other.tables);
     }
 
     /// Whether a partition gets XIVE exploitation mode. Nobody negotiates, so the kernel's own word for it counts as well:
@@ -211,6 +218,21 @@ mod tests {
         assert!(!wants("nidus.xive=on xive=off"));
         assert!(wants("nidus.xive=on xxive=off \"a xive=off\""));
         assert!(!CommandLine::parse("nidus.xive=2").unknown.is_empty());
+    }
+
+    #[test]
+    fn the_limit_of_tables_is_in_kib() {
+        let tables = |line| CommandLine::parse(line).tables;
+        assert_eq!(tables("nidus.tables=1024"), Some(1 << 20));
+        assert_eq!(tables("nidus.tables=4294967295"), Some(0xffff_ffff << 10));
+        for wrong in [
+            "nidus.tables=1M",
+            "nidus.tables=",
+            "nidus.tables=4294967296",
+        ] {
+            assert_eq!(tables(wrong), None);
+            assert_eq!(CommandLine::parse(wrong).unknown, [wrong]);
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Handover {
     pub payload: Payload,
     /// Whether the partition gets XIVE exploitation mode, if the machine's controllers work; else XICS calls.
     pub exploitation: bool,
+    /// Most bytes of tables of the partition's nested guests, if the pool is not to be the only limit.
+    pub tables: Option<u64>,
     /// The kernel's command line without the firmware's words.
     pub bootargs: String,
     /// The level of the partition.

@@ -216,9 +216,11 @@ fn make(handover: Handover) -> Result<Made, StartError> {
         characteristics: Characteristics::POWER10,
     };
     let pool = Arc::new(pool);
+    let all = 8 * handover.pool.words.len() as u64;
+    let limit = handover.tables.map_or(all, |most| most.min(all));
     let share = NestedShare {
         quotas: QUOTAS,
-        tables: Arc::new(TableQuota::new(pool, 8 * handover.pool.words.len() as u64)),
+        tables: Arc::new(TableQuota::new(pool, limit)),
         lpids: Arc::new(Lpids::new(LPID + 1..LPIDS)),
     };
     let mut partition =
