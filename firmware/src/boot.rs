@@ -268,9 +268,10 @@ fn nvram(machine: &'static Machine, flash: Option<&(SystemFlash<CiLpc>, Found)>)
     let open = || {
         let (_, found) = flash?;
         let place = writable_partition(found, "NVRAM")?;
-        let length = place.length;
         let flash = SystemFlash(machine);
-        Nvram::open(Box::new(InFlash { flash, place }), length)
+        let store = InFlash { flash, place };
+        let blocks = store.blocks();
+        Nvram::open(Box::new(store), blocks)
             .inspect_err(|error| log::warn!("NVRAM in flash: {error}"))
             .ok()
     };

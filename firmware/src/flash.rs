@@ -105,6 +105,16 @@ impl<L: IoSpace + FirmwareSpace> SystemFlash<L> {
         }
     }
 
+    /// Bytes of an erase block.
+    #[must_use]
+    pub fn erase_size(&self) -> u64 {
+        self.0
+            .flash_driver()
+            .lock()
+            .as_ref()
+            .map_or(1, Hiomap::erase_size)
+    }
+
     /// Writes from `at` on, and returns when the flash has it.
     ///
     /// # Errors

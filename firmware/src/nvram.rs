@@ -1,8 +1,8 @@
 //! NVRAM: the settings that outlive a boot, in their partition of the flash, or in memory when there is none.
 //!
-//! What is read is kept; what is written goes to the flash at once. A damaged NVRAM is repaired with all that is
-//! sound kept (`pnor_image::nvram`). Surprising fact: it is read in pieces when somebody asks, since a read of all of it would
-//! take longer than the rest of boot.
+//! What is read is kept; what is written goes to the flash at once, with a journal in free space, so that a write that is
+//! cut off leaves the old or the new NVRAM. A damaged NVRAM is repaired with all that is sound kept (`pnor_image::nvram`).
+//! Surprising fact: it is read in pieces when somebody asks, since a read of all of it would take longer than the rest of boot.
 #![forbid(unsafe_code)]
 
 use alloc::boxed::Box;
@@ -15,6 +15,7 @@ use core::ops::Range;
 use nest::hiomap::{FirmwareSpace, HiomapError};
 use nest::lpc::IoSpace;
 use pnor_image::flash::Flash as _;
+use pnor_image::nvram::journal::{self, Blocks, Medium, Recovered};
 use pnor_image::nvram::{self as format, Outcome, Settings};
 
 use crate::flash::{Place, SystemFlash};
@@ -30,22 +31,7 @@ const LARGEST: usize = 1 << 20;
 const READS: usize = 3;
 
 /// Where NVRAM lasts.
-pub trait Store: Send {
-    /// Makes what is read next owe nothing to what was read before.
-    fn renew(&mut self);
-
-    /// Reads from the place `at` of NVRAM on.
-    ///
-    /// # Errors
-    /// The medium's.
-    fn read(&mut self, at: usize, into: &mut [u8]) -> Result<(), HiomapError>;
-
-    /// Writes from the place `at` of NVRAM on, and returns when it will last.
-    ///
-    /// # Errors
-    /// The medium's; part of it may be written.
-    fn write(&mut self, at: usize, from: &[u8]) -> Result<(), HiomapError>;
-}
+type Store = Box<dyn Medium<Error = HiomapError> + Send>;
 
 /// A partition of the flash.
 #[derive(Debug)]
@@ -56,7 +42,18 @@ pub struct InFlash<L: 'static> {
     pub place: Place,
 }
 
-impl<L: IoSpace + FirmwareSpace + Sync> Store for InFlash<L> {
+impl<L: IoSpace + FirmwareSpace + Sync> InFlash<L> {
+    /// The erase blocks that it lies in.
+    #[must_use]
+    pub fn blocks(&self) -> Blocks {
+        let length = usize::try_from(self.place.length).unwrap_or(LARGEST);
+        Blocks::new(self.place.at, self.flash.erase_size(), length.min(LARGEST))
+    }
+}
+
+impl<L: IoSpace + FirmwareSpace + Sync> Medium for InFlash<L> {
+    type Error = HiomapError;
+
     fn renew(&mut self) {
         self.flash.forget_window();
     }
@@ -84,7 +81,15 @@ pub struct Nvram {
     bytes: Vec<u8>,
     /// For each [`PIECE`] whether it was read.
     known: Vec<bool>,
-    store: Option<Box<dyn Store>>,
+    store: Option<Store>,
+    /// The erase blocks that it lies in.
+    blocks: Blocks,
+    /// What nobody uses, when that was last known.
+    spare: Range<usize>,
+    /// What may be otherwise in the store, because a write failed; whole erase blocks.
+    uncertain: Range<usize>,
+    /// Said that writes are not safe from being cut off.
+    warned: bool,
 }
 
 impl fmt::Debug for Nvram {
@@ -104,29 +109,43 @@ impl Nvram {
             known: vec![true; IN_MEMORY.div_ceil(PIECE)],
             bytes,
             store: None,
+            blocks: Blocks::new(0, 1, 0),
+            spare: 0..0,
+            uncertain: 0..0,
+            warned: false,
         }
     }
 
-    /// The NVRAM in a store of `length` bytes; repaired if it is not sound, formatted if it is empty.
+    /// The NVRAM in a store, in these erase blocks. A write that was cut off is finished first. Then it is repaired if it is
+    /// not sound, formatted if it is empty.
     ///
     /// # Errors
     /// The store cannot be read or written, does not read the same twice, or is too small: then it is left alone, and NVRAM is
     /// in memory.
-    pub fn open(store: Box<dyn Store>, length: u64) -> Result<Self, String> {
-        let length = usize::try_from(length).unwrap_or(LARGEST).min(LARGEST);
+    pub fn open(store: Store, blocks: Blocks) -> Result<Self, String> {
+        let told = |error| alloc::format!("{error}");
+        let length = blocks.length();
         let mut nvram = Self {
             bytes: vec![0; length],
             known: vec![false; length.div_ceil(PIECE)],
             store: Some(store),
+            blocks,
+            spare: length..length,
+            uncertain: 0..0,
+            warned: false,
         };
-        let told = |error| alloc::format!("{error}");
         // A BMC that restarts meanwhile can make anything of what is read: nothing is written before it was read the same
         // again, through another window.
         let mut before = Vec::new();
         let mut reads = 0;
         let damage = loop {
-            let Err(damage) = nvram.walk().map_err(told)? else {
-                return Ok(nvram);
+            nvram.settle().map_err(told)?;
+            let damage = match nvram.walk().map_err(told)? {
+                Ok(spare) => {
+                    nvram.spare = spare;
+                    return Ok(nvram);
+                }
+                Err(damage) => damage,
             };
             nvram.know(0..length).map_err(told)?;
             if nvram.bytes == before {
@@ -148,7 +167,8 @@ impl Nvram {
                 log::warn!("NVRAM: {damage}; repaired, {kept} partitions kept, {dropped} dropped");
             }
         }
-        nvram.write_changes(&before).map_err(told)?;
+        nvram.spare = format::unclaimed(&before);
+        nvram.save(0..0, 0, &before).map_err(told)?;
         Ok(nvram)
     }
 
@@ -197,17 +217,22 @@ impl Nvram {
         self.bytes.get(range).ok_or(NvramError::Outside)
     }
 
-    /// Changes a part of it: `fill` gets the place for the new bytes. When it succeeds, the flash has them.
+    /// Changes a part of it: `fill` gets the place for the new bytes. When it succeeds, the flash has them; if it is cut off,
+    /// the flash has all of them or none.
     ///
     /// # Errors
-    /// `fill`'s, as the inner one, and [`NvramError`]. What `fill` wrote is to be read back even if the flash did not take it.
+    /// `fill`'s, as the inner one, and [`NvramError`]. What `fill` wrote is to be read back even if the flash did not take it;
+    /// the next write brings it there.
     pub fn write<E>(
         &mut self,
         range: Range<usize>,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Result<(), E>, NvramError> {
-        // The pieces at both ends are changed in part.
-        self.read(range.clone())?;
+        if range.start > range.end || range.end > self.bytes.len() {
+            return Err(NvramError::Outside);
+        }
+        let span = self.span(&range);
+        let before = self.stored(&span).map_err(NvramError::Flash)?;
         let place = self
             .bytes
             .get_mut(range.clone())
@@ -215,10 +240,78 @@ impl Nvram {
         if let Err(error) = fill(place) {
             return Ok(Err(error));
         }
-        if let Some(store) = &mut self.store {
-            store.write(range.start, place).map_err(NvramError::Flash)?;
-        }
+        self.save(range, span.start, &before)
+            .map_err(NvramError::Flash)?;
         Ok(Ok(()))
+    }
+
+    /// The erase blocks that have to do with a write to `range`.
+    fn span(&self, range: &Range<usize>) -> Range<usize> {
+        let own = self.blocks.cover(range.clone());
+        if self.uncertain.is_empty() {
+            return own;
+        }
+        own.start.min(self.uncertain.start)..own.end.max(self.uncertain.end)
+    }
+
+    /// What the store holds in these erase blocks, among which are all that are uncertain.
+    fn stored(&mut self, span: &Range<usize>) -> Result<Vec<u8>, HiomapError> {
+        self.know(span.clone())?;
+        let mut held = self.bytes.get(span.clone()).unwrap_or_default().to_vec();
+        if let Some(store) = &mut self.store
+            && !self.uncertain.is_empty()
+        {
+            journal::recover(&mut **store, &self.blocks)?;
+            let start = self.uncertain.start - span.start;
+            if let Some(place) = held.get_mut(start..start + self.uncertain.len()) {
+                store.read(self.uncertain.start, place)?;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Brings to the store what was changed: `written` by somebody, in erase blocks from `at` on, which hold `before` there.
+    fn save(&mut self, written: Range<usize>, at: usize, before: &[u8]) -> Result<(), HiomapError> {
+        let span = at..at + before.len();
+        if self.store.is_none() || span.is_empty() {
+            return Ok(());
+        }
+        self.uncertain = span.clone();
+        let spare = match self.walk()? {
+            Ok(spare) => spare,
+            // Linux makes a partition header by header. In between, what was free still is, but for what was written.
+            Err(_) if written.end > self.spare.start => written.end..self.spare.end,
+            Err(_) => self.spare.clone(),
+        };
+        // The journal must not be where something was or will be.
+        let common = spare.start.max(self.spare.start)..self.spare.end.min(spare.end);
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        let new = self.bytes.get(span.clone()).unwrap_or_default();
+        let is_safe = journal::change(&mut **store, &self.blocks, &common, at, before, new)?;
+        self.uncertain = 0..0;
+        self.spare = spare;
+        if !is_safe && !self.warned {
+            self.warned = true;
+            log::warn!("NVRAM has too little free space: writes that are cut off may damage it");
+        }
+        Ok(())
+    }
+
+    /// Finishes a write that was cut off.
+    fn settle(&mut self) -> Result<(), HiomapError> {
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        match journal::recover(&mut **store, &self.blocks)? {
+            Recovered::Nothing => {}
+            Recovered::Finished => log::info!("NVRAM: a write that was cut off is finished"),
+            Recovered::Dropped => {
+                log::warn!("NVRAM: a write that was cut off is dropped: others have written since");
+            }
+        }
+        Ok(())
     }
 
     /// Forgets what was read.
@@ -251,10 +344,12 @@ impl Nvram {
         Ok(())
     }
 
-    /// Looks at all headers and at the firmware's settings; what is not sound about them.
-    fn walk(&mut self) -> Result<Result<(), format::Damage>, HiomapError> {
+    /// Looks at all headers and at the firmware's settings: the free space at the end, or what is not sound about them.
+    fn walk(&mut self) -> Result<Result<Range<usize>, format::Damage>, HiomapError> {
         let mut at = 0;
         let (mut has_firmware, mut has_common) = (false, false);
+        let all = self.bytes.len();
+        let mut spare = all..all;
         while at + format::HEADER_SIZE <= self.bytes.len() {
             self.know(at..at + format::HEADER_SIZE)?;
             let partition = match format::partition_at(&self.bytes, at) {
@@ -270,31 +365,18 @@ impl Nvram {
                 }
             }
             has_common |= partition.id == format::COMMON;
+            spare = if partition.id == format::FREE {
+                at + format::HEADER_SIZE..all
+            } else {
+                all..all
+            };
             at = end;
         }
         Ok(match (has_firmware, has_common) {
-            (true, true) => Ok(()),
+            (true, true) => Ok(spare),
             (false, _) => Err(format::Damage::Missing(format::FIRMWARE)),
             (_, false) => Err(format::Damage::Missing(format::COMMON)),
         })
-    }
-
-    /// Writes every piece that is not as it was.
-    fn write_changes(&mut self, before: &[u8]) -> Result<(), HiomapError> {
-        let Some(store) = &mut self.store else {
-            return Ok(());
-        };
-        for (index, (new, old)) in self
-            .bytes
-            .chunks(PIECE)
-            .zip(before.chunks(PIECE))
-            .enumerate()
-        {
-            if new != old {
-                store.write(index * PIECE, new)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -305,23 +387,25 @@ mod tests {
 
     const SIZE: usize = 0x2_0000;
 
-    /// A store that counts, and can fail.
+    /// A store that counts, and can fail, at once or after so many bytes.
     #[derive(Clone)]
-    struct Medium {
+    struct Chip {
         bytes: Arc<Mutex<Vec<u8>>>,
         reads: Arc<Mutex<Vec<usize>>>,
         broken: Arc<Mutex<bool>>,
         /// How many windows read as if the flash were empty.
         glitches: Arc<Mutex<usize>>,
+        left: Arc<Mutex<usize>>,
     }
 
-    impl Medium {
+    impl Chip {
         fn new(bytes: Vec<u8>) -> Self {
             Self {
                 bytes: Arc::new(Mutex::new(bytes)),
                 reads: Arc::default(),
                 broken: Arc::default(),
                 glitches: Arc::default(),
+                left: Arc::new(Mutex::new(usize::MAX)),
             }
         }
 
@@ -341,7 +425,9 @@ mod tests {
         }
     }
 
-    impl Store for Medium {
+    impl Medium for Chip {
+        type Error = HiomapError;
+
         fn renew(&mut self) {
             let mut glitches = self.glitches.lock().unwrap();
             *glitches = glitches.saturating_sub(1);
@@ -358,13 +444,23 @@ mod tests {
         }
         fn write(&mut self, at: usize, from: &[u8]) -> Result<(), HiomapError> {
             self.check()?;
-            self.bytes.lock().unwrap()[at..at + from.len()].copy_from_slice(from);
-            Ok(())
+            let mut left = self.left.lock().unwrap();
+            let count = from.len().min(*left);
+            *left -= count;
+            self.bytes.lock().unwrap()[at..at + count].copy_from_slice(&from[..count]);
+            if count < from.len() {
+                *self.broken.lock().unwrap() = true;
+            }
+            self.check()
         }
     }
 
-    fn open(medium: &Medium) -> Nvram {
-        Nvram::open(Box::new(medium.clone()), SIZE as u64).expect("opened")
+    fn blocks() -> Blocks {
+        Blocks::new(0x8000, 0x1000, SIZE)
+    }
+
+    fn open(chip: &Chip) -> Nvram {
+        Nvram::open(Box::new(chip.clone()), blocks()).expect("opened")
     }
 
     fn fill(with: u8) -> impl FnOnce(&mut [u8]) -> Result<(), ()> {
@@ -376,29 +472,32 @@ mod tests {
 
     #[test]
     fn only_what_is_asked_for_is_read() {
-        let medium = Medium::formatted();
-        let mut nvram = open(&medium);
+        let chip = Chip::formatted();
+        let mut nvram = open(&chip);
         assert_eq!(
             nvram.settings().collect::<Vec<_>>(),
             [("nidus,mode", "papr")]
         );
-        // The firmware's partition, and the headers of the two others.
-        assert_eq!(*medium.reads.lock().unwrap(), [0, 0x1000, 0x11000]);
+        // Whether there is a journal, the firmware's partition, and the headers of the two others.
+        assert_eq!(
+            *chip.reads.lock().unwrap(),
+            [SIZE - 128, 0, 0x1000, 0x11000]
+        );
         nvram.read(0x1010..0x3001).expect("read");
         nvram.read(0x2000..0x2008).expect("read");
         assert_eq!(
-            *medium.reads.lock().unwrap(),
-            [0, 0x1000, 0x11000, 0x2000, 0x3000]
+            *chip.reads.lock().unwrap(),
+            [SIZE - 128, 0, 0x1000, 0x11000, 0x2000, 0x3000]
         );
     }
 
     #[test]
     fn what_is_written_lasts() {
-        let medium = Medium::formatted();
-        let mut nvram = open(&medium);
+        let chip = Chip::formatted();
+        let mut nvram = open(&chip);
         assert_eq!(nvram.write(0x4ff0..0x5010, fill(7)), Ok(Ok(())));
-        assert_eq!(medium.bytes.lock().unwrap()[0x4ff0..0x5010], [7; 0x20]);
-        assert_eq!(open(&medium).read(0x4ff0..0x5010), Ok(&[7; 0x20][..]));
+        assert_eq!(chip.bytes.lock().unwrap()[0x4ff0..0x5010], [7; 0x20]);
+        assert_eq!(open(&chip).read(0x4ff0..0x5010), Ok(&[7; 0x20][..]));
         assert_eq!(nvram.write(0x10..0x20, |_| Err("no")), Ok(Err("no")));
         for range in [
             SIZE - 1..SIZE + 1,
@@ -412,34 +511,32 @@ mod tests {
 
     #[test]
     fn damage_is_repaired_in_the_store_too() {
-        let medium = Medium::formatted();
-        medium.bytes.lock().unwrap()[0x1001] ^= 1;
-        let nvram = open(&medium);
+        let chip = Chip::formatted();
+        chip.bytes.lock().unwrap()[0x1001] ^= 1;
+        let nvram = open(&chip);
         assert_eq!(nvram.settings().count(), 1);
-        assert!(format::check(&medium.bytes.lock().unwrap()).is_ok());
-        let empty = Medium::new(vec![0xff; SIZE]);
+        assert!(format::check(&chip.bytes.lock().unwrap()).is_ok());
+        let empty = Chip::new(vec![0xff; SIZE]);
         assert_eq!(open(&empty).settings().count(), 0);
         assert!(format::check(&empty.bytes.lock().unwrap()).is_ok());
     }
 
     #[test]
     fn what_is_read_wrongly_is_not_taken_for_damage() {
-        let medium = Medium::formatted();
-        let sound = medium.bytes.lock().unwrap().clone();
-        *medium.glitches.lock().unwrap() = 1;
-        assert_eq!(open(&medium).settings().count(), 1);
-        assert_eq!(*medium.bytes.lock().unwrap(), sound);
+        let chip = Chip::formatted();
+        let sound = chip.bytes.lock().unwrap().clone();
+        *chip.glitches.lock().unwrap() = 1;
+        assert_eq!(open(&chip).settings().count(), 1);
+        assert_eq!(*chip.bytes.lock().unwrap(), sound);
         // Damaged, and another damage is seen first.
-        medium.bytes.lock().unwrap()[0x1001] ^= 1;
-        *medium.glitches.lock().unwrap() = 1;
-        assert_eq!(
-            open(&medium).settings().count(),
-            1,
-            "repaired, not formatted"
-        );
+        chip.bytes.lock().unwrap()[0x1001] ^= 1;
+        *chip.glitches.lock().unwrap() = 1;
+        assert_eq!(open(&chip).settings().count(), 1, "repaired, not formatted");
         // Each time something else.
-        struct Wavering(Medium, u8);
-        impl Store for Wavering {
+        struct Wavering(Chip, u8);
+        impl Medium for Wavering {
+            type Error = HiomapError;
+
             fn renew(&mut self) {
                 self.1 += 1;
             }
@@ -451,23 +548,23 @@ mod tests {
                 self.0.write(at, from)
             }
         }
-        let before = medium.bytes.lock().unwrap().clone();
-        let wavering = Box::new(Wavering(medium.clone(), 0));
-        let refused = Nvram::open(wavering, SIZE as u64);
+        let before = chip.bytes.lock().unwrap().clone();
+        let wavering = Box::new(Wavering(chip.clone(), 0));
+        let refused = Nvram::open(wavering, blocks());
         assert!(refused.is_err_and(|text| text.contains("differently")));
-        assert_eq!(*medium.bytes.lock().unwrap(), before);
+        assert_eq!(*chip.bytes.lock().unwrap(), before);
     }
 
     #[test]
     fn a_store_that_is_too_small_or_broken_is_left_alone() {
-        let small = Medium::new(vec![0xff; 0x8000]);
-        let refused = Nvram::open(Box::new(small.clone()), 0x8000);
+        let small = Chip::new(vec![0xff; 0x8000]);
+        let refused = Nvram::open(Box::new(small.clone()), Blocks::new(0x8000, 0x1000, 0x8000));
         assert!(refused.is_err_and(|text| text.contains("needs")));
         assert_eq!(*small.bytes.lock().unwrap(), [0xff; 0x8000]);
-        let medium = Medium::formatted();
-        let mut nvram = open(&medium);
-        *medium.broken.lock().unwrap() = true;
-        assert!(Nvram::open(Box::new(medium.clone()), SIZE as u64).is_err());
+        let chip = Chip::formatted();
+        let mut nvram = open(&chip);
+        *chip.broken.lock().unwrap() = true;
+        assert!(Nvram::open(Box::new(chip.clone()), blocks()).is_err());
         assert_eq!(
             nvram.read(0x2000..0x2001),
             Err(NvramError::Flash(HiomapError::Lost))
@@ -476,8 +573,106 @@ mod tests {
             nvram.write(0..1, fill(1)),
             Err(NvramError::Flash(HiomapError::Lost))
         );
-        *medium.broken.lock().unwrap() = false;
+        *chip.broken.lock().unwrap() = false;
         assert!(nvram.read(0x2000..0x2001).is_ok());
+    }
+
+    /// What is left when the power goes after so many bytes of some work, and comes again.
+    fn cut_after(bytes: usize, chip: &Chip, work: impl FnOnce(&mut Nvram)) -> Vec<u8> {
+        let chip = Chip::new(chip.bytes.lock().unwrap().clone());
+        let mut nvram = open(&chip);
+        *chip.left.lock().unwrap() = bytes;
+        work(&mut nvram);
+        let rest = Chip::new(chip.bytes.lock().unwrap().clone());
+        open(&rest);
+        rest.bytes.lock().unwrap()[..0x12000].to_vec()
+    }
+
+    #[test]
+    fn a_write_that_is_cut_off_leaves_the_old_or_the_new() {
+        let chip = Chip::formatted();
+        let old = chip.bytes.lock().unwrap()[..0x12000].to_vec();
+        let mut new = old.clone();
+        new[0x1800..0x4800].fill(7);
+        let (mut olds, mut news) = (0, 0);
+        for bytes in (0..60_000).step_by(59) {
+            let left = cut_after(bytes, &chip, |nvram| {
+                let _ = nvram.write(0x1800..0x4800, fill(7));
+            });
+            assert!(left == old || left == new, "after {bytes} bytes");
+            olds += usize::from(left == old);
+            news += usize::from(left == new);
+        }
+        assert!(olds > 100 && news > 100, "{olds} {news}");
+    }
+
+    /// Header by header, as Linux does it: in between the headers make no sense.
+    #[test]
+    fn a_partition_that_is_being_made_is_damage_to_nothing_else() {
+        let chip = Chip::formatted();
+        let mut new = chip.bytes.lock().unwrap()[0x11000..0x11010].to_vec();
+        new[0..2].copy_from_slice(&[0xa0, 0]);
+        new[2..4].copy_from_slice(&0x100_u16.to_be_bytes());
+        new[4..].copy_from_slice(b"lnx,oops-log");
+        let sum = new.iter().fold(0_u32, |sum, byte| sum + u32::from(*byte));
+        new[1] = u8::try_from((sum & 0xff) + (sum >> 8)).unwrap();
+        let make = |nvram: &mut Nvram| {
+            let put = |place: &mut [u8]| {
+                place.copy_from_slice(&new);
+                Ok::<(), ()>(())
+            };
+            let _ = nvram.write(0x11000..0x11010, put);
+            // A free partition behind it, not yet; this one has to be safe all the same.
+            let _ = nvram.write(0x2000..0x3000, fill(9));
+        };
+        for bytes in (0..20_000).step_by(97) {
+            let left = cut_after(bytes, &chip, make);
+            assert_eq!(left[..0x1000], chip.bytes.lock().unwrap()[..0x1000]);
+            let common = &left[0x2000..0x3000];
+            assert!(common.iter().all(|byte| *byte == common[0]), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_repair_that_is_cut_off_can_be_made_again() {
+        let chip = Chip::formatted();
+        {
+            let mut bytes = chip.bytes.lock().unwrap();
+            format::set(&mut bytes, format::COMMON, "a", Some(b"b")).unwrap();
+            // The header in front is lost, so everything moves.
+            bytes[0] ^= 1;
+        }
+        for bytes in (0..20_000).step_by(173) {
+            let torn = Chip::new(chip.bytes.lock().unwrap().clone());
+            *torn.left.lock().unwrap() = bytes;
+            let _ = Nvram::open(Box::new(torn.clone()), blocks());
+            let rest = Chip::new(torn.bytes.lock().unwrap().clone());
+            open(&rest);
+            let bytes = rest.bytes.lock().unwrap();
+            assert!(format::check(&bytes).is_ok());
+            let common = Settings::of(&bytes, format::COMMON).unwrap();
+            assert_eq!(common.get("a"), Some(&b"b"[..]));
+        }
+    }
+
+    #[test]
+    fn what_failed_is_written_by_the_next_write() {
+        let chip = Chip::formatted();
+        for bytes in [0, 100, 5_000, 9_000, 13_000] {
+            let mut nvram = open(&chip);
+            let (first, second) = (0x2000..0x4000, 0x8000..0x8010);
+            let value = u8::try_from(bytes / 100 + 1).unwrap();
+            *chip.left.lock().unwrap() = bytes;
+            let failed = Err(NvramError::Flash(HiomapError::Lost));
+            assert_eq!(nvram.write(first.clone(), fill(value)), failed);
+            assert_eq!(nvram.write(second.clone(), fill(value)), failed);
+            *chip.left.lock().unwrap() = usize::MAX;
+            *chip.broken.lock().unwrap() = false;
+            assert_eq!(nvram.read(first.clone()), Ok(&[value; 0x2000][..]));
+            assert_eq!(nvram.write(second.clone(), fill(value)), Ok(Ok(())));
+            assert_eq!(chip.bytes.lock().unwrap()[first], [value; 0x2000]);
+            assert_eq!(chip.bytes.lock().unwrap()[second], [value; 0x10]);
+        }
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! system may write every byte, so whatever is read here is checked each time. The surprise: unlike skiboot, which
 //! formats a damaged NVRAM anew, [`repair`] keeps every partition that is still sound.
 
+pub mod journal;
 mod repair;
 mod settings;
 
 use alloc::vec::Vec;
 use core::fmt;
 
-pub use repair::{Outcome, repair};
+pub use repair::{Outcome, repair, unclaimed};
 pub use settings::{NoRoom, Settings};
 
 use crate::bytes::{array, be16, part, put};

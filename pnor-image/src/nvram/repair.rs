@@ -5,6 +5,7 @@
 //! with a name that somebody would give.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::{
     COMMON, COMMON_SIZE, FIRMWARE, FIRMWARE_SIZE, FREE, HEADER_SIZE, Id, LONGEST, Partition,
@@ -107,6 +108,16 @@ pub fn repair(nvram: &mut [u8]) -> Result<Outcome, TooSmall> {
         kept: filled,
         dropped,
     })
+}
+
+/// What of a damaged NVRAM [`repair`] does not keep: everything behind the last partition that is sound and in use.
+pub fn unclaimed(nvram: &[u8]) -> Range<usize> {
+    let used = sound(nvram)
+        .into_iter()
+        .filter(|partition| partition.id != FREE)
+        .map(|partition| partition.at.saturating_add(partition.length))
+        .max();
+    used.unwrap_or(0)..nvram.len()
 }
 
 /// The partitions that are sound, also behind damage.
