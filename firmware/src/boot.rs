@@ -33,7 +33,7 @@ use crate::opal;
 use crate::opal::kernel::Kernel;
 use crate::payload::Payload;
 use crate::stages::{self, Stage};
-use crate::{chips, console, stop, time_base};
+use crate::{chips, console, settings, stop, time_base};
 
 /// What the loader gave.
 #[derive(Clone, Copy, Debug)]
@@ -281,11 +281,12 @@ fn nvram(machine: &'static Machine, flash: Option<&(SystemFlash<CiLpc>, Found)>)
 /// The command line, then what NVRAM says about what the line does not.
 fn mode(inputs: &Inputs, nvram: &Nvram) -> CommandLine {
     let mut line = CommandLine::parse(&inputs.bootargs);
-    for (name, value) in nvram.settings() {
-        if !line.setting(name, value) {
-            log::warn!("\"{name}={value}\" in NVRAM means nothing to the firmware");
-        }
+    let given = line.payload.clone();
+    let levels = settings::take(nvram.settings(), &mut line, |text| log::warn!("{text}"));
+    if line.payload != given {
+        log::info!("command line from NVRAM: {}", line.payload);
     }
+    console::set_levels(levels.uart, levels.memory);
     for word in &line.unknown {
         log::warn!("\"{word}\" on the command line means nothing to the firmware");
     }

@@ -27,6 +27,7 @@ pub mod memory;
 pub mod nvram;
 pub mod opal;
 pub mod payload;
+pub mod settings;
 pub mod stages;
 pub mod stop;
 pub mod thread;

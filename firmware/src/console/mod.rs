@@ -9,6 +9,7 @@ pub mod limit;
 pub mod memory;
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Once;
@@ -34,8 +35,13 @@ static CONSOLE: Console = Console {
     sink: Once::new(),
 };
 
-/// Least important level that reaches the UART; the memory console has everything.
-const UART_LEVEL: Level = Level::Info;
+/// Least important level that reaches the UART when nobody says; the memory console has everything down to debug.
+const UART_LEVEL: LevelFilter = LevelFilter::Info;
+/// The levels for UART and memory console as numbers of [`LevelFilter`].
+static LEVELS: [AtomicUsize; 2] = [
+    AtomicUsize::new(UART_LEVEL as usize),
+    AtomicUsize::new(LevelFilter::Debug as usize),
+];
 
 /// Sends lines to the memory console from now on.
 pub fn start(memory: impl FnOnce() -> MemoryConsole) {
@@ -48,6 +54,25 @@ pub fn start(memory: impl FnOnce() -> MemoryConsole) {
 /// Sends lines to `sink` too from now on.
 pub fn add_sink(sink: &'static dyn Sink) {
     CONSOLE.sink.call_once(|| sink);
+}
+
+/// Sets the least important levels that reach the UART and the memory console; without one it stays as it is.
+pub fn set_levels(uart: Option<LevelFilter>, memory: Option<LevelFilter>) {
+    for (level, wanted) in LEVELS.iter().zip([uart, memory]) {
+        if let Some(wanted) = wanted {
+            level.store(wanted as usize, Ordering::Relaxed);
+        }
+    }
+    let most = LEVELS
+        .iter()
+        .map(|level| level.load(Ordering::Relaxed))
+        .max();
+    let names_it = |filter: &LevelFilter| Some(*filter as usize) == most;
+    log::set_max_level(
+        LevelFilter::iter()
+            .find(names_it)
+            .unwrap_or(LevelFilter::Debug),
+    );
 }
 
 /// Writes from an exception or a panic: no lock is waited for.
@@ -86,7 +111,7 @@ pub fn insist(level: Level, target: &str, text: fmt::Arguments<'_>) {
 }
 
 impl Console {
-    /// Composes a line, and hands it to the memory console and, from [`UART_LEVEL`] on, to `write`.
+    /// Composes a line, and hands it to the memory console and, when it is important enough, to `write`.
     fn put(&self, record: &Record<'_>, write: impl FnOnce(&dyn Sink, &[u8])) {
         let mut line = Line::default();
         let stamp = Stamp {
@@ -95,12 +120,13 @@ impl Console {
         };
         let _ = compose(&mut line, stamp, record); // a full line is cut, which is no error
         let bytes = line.finish();
-        if let Some(memory) = self.memory.get() {
+        let [uart, kept] = LEVELS
+            .each_ref()
+            .map(|level| record.level() as usize <= level.load(Ordering::Relaxed));
+        if kept && let Some(memory) = self.memory.get() {
             memory.write(bytes);
         }
-        if record.level() <= UART_LEVEL
-            && let Some(sink) = self.sink.get()
-        {
+        if uart && let Some(sink) = self.sink.get() {
             write(*sink, bytes);
         }
     }
