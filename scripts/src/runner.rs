@@ -52,7 +52,7 @@ pub struct Report {
 }
 
 /// Ends the process when it goes out of sight.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -163,7 +163,7 @@ fn ended(status: ExitStatus) -> End {
 }
 
 /// Sends each line without its end; consoles of partitions end lines with carriage return and line feed.
-fn send_lines(mut output: impl std::io::Read, sender: &mpsc::Sender<String>) {
+pub(crate) fn send_lines(mut output: impl std::io::Read, sender: &mpsc::Sender<String>) {
     let mut pending = Vec::new();
     let mut buffer = [0; 4096];
     loop {

@@ -14,7 +14,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
 use crate::tools::{Tools, repository};
-use crate::{bench, cases, image, linux, opal, payload, pnor, setup, trees};
+use crate::{bench, cases, fuzz, image, kills, linux, opal, payload, pnor, setup, trees};
 
 /// QEMUs at a time.
 const AT_A_TIME: usize = 2;
@@ -76,7 +76,9 @@ impl Options {
 /// The cases of the level payload.
 fn payload_names() -> impl Iterator<Item = &'static str> {
     let programs = payload::PAYLOADS.iter().map(|payload| payload.name);
-    programs.chain(trees::names()).chain([COMPARISON, FIGURES])
+    programs
+        .chain(trees::names())
+        .chain([COMPARISON, KILLS, FIGURES])
 }
 
 /// The cases of the level linux.
@@ -150,6 +152,20 @@ fn host(tools: &Tools) -> Result<Tally> {
             tally.failed += 1;
         }
     }
+    let fuzzed = fuzz::run(&mut |name, result| match result {
+        Ok(note) => {
+            println!("ok     fuzz {name}: {note}");
+            tally.passed += 1;
+        }
+        Err(error) => {
+            println!("FAILED fuzz {name}: {error:#}");
+            tally.failed += 1;
+        }
+    });
+    if let Err(error) = fuzzed {
+        println!("FAILED fuzz: {error:#}");
+        tally.failed += 1;
+    }
     Ok(tally)
 }
 
@@ -218,6 +234,9 @@ fn chosen(name: &str, names: &[String]) -> bool {
 const COMPARISON: &str = "opal-skiboot";
 /// What it costs there.
 const FIGURES: &str = "opal-figures";
+
+/// QEMU killed while NVRAM is written.
+const KILLS: &str = "nvram-kills";
 
 /// Shows and counts a check that is one case.
 fn judged(
@@ -310,6 +329,18 @@ fn payload(tools: &Tools, options: &Options) -> Result<Tally> {
             outcome.elapsed,
             &outcome.problems,
             &note,
+            &log,
+        );
+    }
+    if chosen(KILLS) {
+        let outcome = kills::run(tools, &image)?;
+        let log = outcome.log.display().to_string();
+        judged(
+            &mut tally,
+            KILLS,
+            outcome.elapsed,
+            &outcome.problems,
+            &outcome.note(),
             &log,
         );
     }

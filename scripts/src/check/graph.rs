@@ -8,7 +8,7 @@ use crate::command;
 use crate::tools::repository;
 
 /// Our crates and the crates of ours that each may depend on. `papr-services` and `opal-calls` know no device.
-const GRAPH: [(&str, &[&str]); 13] = [
+const GRAPH: [(&str, &[&str]); 14] = [
     ("isa", &[]),
     ("nest", &["isa"]),
     ("platform-p10", &["isa", "nest"]),
@@ -29,6 +29,7 @@ const GRAPH: [(&str, &[&str]); 13] = [
         ],
     ),
     ("scripts", &["pnor-image"]),
+    ("fuzz", &["nest", "pnor-image"]),
     ("host-counters", &[]),
     ("payload-common", &[]),
     ("l1-payload", &["isa", "papr-services", "payload-common"]),
@@ -57,12 +58,13 @@ const IN_IMAGE: [&str; 19] = [
     "xz4rust",
 ];
 /// Licences that fit with ours.
-const LICENCES: [&str; 8] = [
+const LICENCES: [&str; 9] = [
     "Apache-2.0",
     "MIT",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "ISC",
+    "NCSA",
     "MPL-2.0",
     "Unicode-3.0",
     "Zlib",

@@ -5,6 +5,7 @@ mod arguments;
 mod bench;
 mod entry;
 mod lpc;
+mod nvram;
 mod reboot;
 mod reentry;
 mod services;
@@ -57,6 +58,11 @@ const GROUPS: &[Group] = &[
         name: "bench",
         by_default: false,
         run: bench::run,
+    },
+    Group {
+        name: "nvram",
+        by_default: false,
+        run: nvram::run,
     },
 ];
 
