@@ -112,6 +112,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
                 .collect(),
             plan,
             kernel,
+            keep: line.keep.unwrap_or(false),
             initrd: files.initrd.filter(|_| files.origin == Origin::Flash),
             bootargs: line.payload,
             level: line.compat.map(|_| level),
@@ -194,6 +195,12 @@ fn tree(entry: Entry) -> Result<(Inputs, Vec<u8>), Fatal> {
         inputs.model,
         blob.len()
     );
+    if inputs.fast_reboots > 0 {
+        log::info!(
+            "fast reboot {} since the machine was reset",
+            inputs.fast_reboots
+        );
+    }
     Ok((inputs, blob))
 }
 

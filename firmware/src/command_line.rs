@@ -1,7 +1,8 @@
 //! The payload's command line: the words that are meant for the firmware, and the line without them.
 //!
 //! `nidus.mode=opal|papr` chooses the mode, `nidus.compat=power9|power10|power11` the partition's level, `nidus.xive=on|off`
-//! how it gets its interrupts, `nidus.tables=KIB` what its nested guests may fill with tables. Surprising fact: an unknown or
+//! how it gets its interrupts, `nidus.fast-reboot=keep` whether kernel and initrd are kept for a fast reboot,
+//! `nidus.tables=KIB` what its nested guests may fill with tables. Surprising fact: an unknown or
 //! wrong `nidus.` word is never fatal; it is reported and taken out, so that a kernel does not see it either.
 #![forbid(unsafe_code)]
 
@@ -31,6 +32,8 @@ pub struct CommandLine {
     pub compat: Option<Level>,
     /// `nidus.xive=`; the last one counts. `None` when it was not there.
     pub xive: Option<bool>,
+    /// `nidus.fast-reboot=keep` was there, not `=off` after it. `None` when neither was.
+    pub keep: Option<bool>,
     /// Whether NVRAM has replaced the payload's words.
     replaced: bool,
     /// Secure mode whatever the machine says: NVRAM has `force-secure-mode=always`.
@@ -65,6 +68,8 @@ impl CommandLine {
                 Some(("tables", kib)) if kib.parse::<u32>().is_ok() => {
                     parsed.tables = kib.parse::<u32>().ok().map(|kib| u64::from(kib) << 10);
                 }
+                Some(("fast-reboot", "keep")) => parsed.keep = Some(true),
+                Some(("fast-reboot", "off")) => parsed.keep = Some(false),
                 _ => parsed.unknown.push(word.to_string()),
             }
         }
@@ -107,6 +112,7 @@ impl CommandLine {
         self.compat = self.compat.or(other.compat);
         self.xive = self.xive.or(other.xive);
         self.tables = self.tables.or(other.tables);
+        self.keep = self.keep.or(other.keep);
     }
 
     /// Whether a partition gets XIVE exploitation mode. Nobody negotiates, so the kernel's own word for it counts as well:
@@ -233,6 +239,18 @@ mod tests {
             assert_eq!(tables(wrong), None);
             assert_eq!(CommandLine::parse(wrong).unknown, [wrong]);
         }
+    }
+
+    #[test]
+    fn the_line_goes_before_nvram_about_what_is_kept() {
+        let mut line = CommandLine::parse("quiet");
+        assert_eq!(line.keep, None);
+        assert!(line.setting("nidus,fast-reboot", "keep"));
+        assert_eq!(line.keep, Some(true));
+        let mut line = CommandLine::parse("nidus.fast-reboot=keep nidus.fast-reboot=off");
+        assert!(line.setting("nidus,fast-reboot", "keep"));
+        assert_eq!(line.keep, Some(false));
+        assert!(!line.setting("nidus,fast-reboot", "yes"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use core::ops::Range;
 
 use crate::fdt::{Fdt, Node};
 use crate::memory::Region;
+use crate::opal::fast_reboot;
 
 use pnor_image::container::Hash;
 
@@ -50,6 +51,8 @@ pub struct Inputs {
     pub bootargs: String,
     /// Where the initrd was loaded.
     pub initrd: Option<Range<u64>>,
+    /// Fast reboots since the last real one: only the firmware's own tree has any.
+    pub fast_reboots: u32,
     /// Whether the machine is in secure mode, as `/ibm,secureboot` says.
     pub secure: bool,
     /// The hash of the hardware keys that the machine trusts, from there.
@@ -200,6 +203,10 @@ impl Inputs {
             lpc: primary_lpc(&root, address_cells, size_cells),
             bootargs: text(chosen.as_ref(), "bootargs"),
             initrd,
+            fast_reboots: chosen
+                .as_ref()
+                .and_then(|node| node.property(fast_reboot::COUNT)?.u32())
+                .unwrap_or(0),
             qemu: root.child("qemu").is_some()
                 || compatible.iter().any(|entry| entry.starts_with("qemu,")),
             compatible,

@@ -72,7 +72,7 @@ static TIME_OF_DAY: Once<TimeOfDay> = Once::new();
 /// What boot keeps until all threads have come.
 struct Setting {
     scom: Xscom<CiXscom>,
-    /// The time of day was started: valid time bases count too.
+    /// The time of day was started, or a kernel ran before: valid time bases count too.
     all: bool,
     /// By chip: small cores that have been tried.
     tried: [u32; 16],
@@ -129,7 +129,8 @@ pub fn start(chip: &Chip, pvr: Pvr, inputs: &Inputs) {
     let bus = unsafe { CiXscom::new(chip.map.xscom, chip.map.chip_shift) };
     let mut scom = Xscom::new(bus, chips.iter().copied());
     let all = match run(&mut scom, &chips) {
-        Ok(all) => all,
+        // A kernel before a fast reboot may have moved time bases for its guests.
+        Ok(all) => all || inputs.fast_reboots > 0,
         Err(TodError::Scom(ScomError::Address)) => {
             log::warn!("no time of day in the chips: the time base stays as it is");
             return;

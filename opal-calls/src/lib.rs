@@ -34,6 +34,7 @@ pub mod entry;
 pub mod error;
 pub mod events;
 pub mod hmi;
+pub mod host_sync;
 pub mod i2c;
 pub mod ipmi;
 pub mod lock;

@@ -166,13 +166,18 @@ impl Messages {
         self.queue.lock().operations.under_way()
     }
 
-    /// Drops all messages and operations: another kernel starts.
-    pub fn forget(&self, events: &Events) {
+    /// Drops all that waits when no operation is under way, in one step: another kernel starts. Whether it did.
+    pub fn forget_when_idle(&self, events: &Events) -> bool {
         // Nothing waits afterwards, so nothing is raised.
-        let ((), _) = self.change(events, |queue| {
-            queue.news.clear();
-            queue.operations.forget();
-        });
+        self.change(events, |queue| {
+            let is_idle = queue.operations.under_way() == 0;
+            if is_idle {
+                queue.news.clear();
+                queue.operations.forget();
+            }
+            is_idle
+        })
+        .0
     }
 
     /// OPAL_GET_MSG.
@@ -310,7 +315,7 @@ mod tests {
         assert!(!k.pending(), "nothing to fetch before the end");
         let raised = k.messages.complete(&k.events, &ticket, SUCCESS, &[]);
         assert_eq!(raised.0, EventSet::MSG_PENDING);
-        k.messages.forget(&k.events);
+        assert!(k.messages.forget_when_idle(&k.events));
         assert!(!k.pending());
     }
 

@@ -16,9 +16,11 @@ fn repository() -> PathBuf {
 const DISPATCH: &str = "firmware/src/opal/serve.rs";
 
 /// Who does the work when an arm says this; the dispatcher itself when it says none of them.
-const WHERE: [(&str, &str); 17] = [
+const WHERE: [(&str, &str); 19] = [
     ("self.console", "opal-calls/src/console.rs"),
     ("self.messages", "opal-calls/src/messages.rs"),
+    ("self.host_sync", "opal-calls/src/host_sync.rs"),
+    ("self.reboot", "firmware/src/opal/reboot.rs"),
     ("self.quiesce", "opal-calls/src/quiesce.rs"),
     ("self.xive", "opal-calls/src/xive.rs"),
     ("ipmi.", "opal-calls/src/ipmi.rs"),

@@ -71,7 +71,7 @@ pub const fn opal_group(
 }
 
 /// All boots: everything on each machine, what depends on the level at the lower ones, and what needs threads.
-pub const PAYLOADS: [Payload; 11] = [
+pub const PAYLOADS: [Payload; 12] = [
     l1("l1-powernv10", "powernv10", "nidus.mode=papr"),
     l1("l1-powernv11", "powernv11", "nidus.mode=papr xive=off"),
     l1(
@@ -115,6 +115,10 @@ pub const PAYLOADS: [Payload; 11] = [
         Clock::Instructions,
     ),
     opal_group("opal-reboot", "powernv10", "group=reboot", Clock::Wall),
+    Payload {
+        append: "group=fast-reboot nidus.fast-reboot=keep",
+        ..opal("opal-fast-reboot", "powernv11")
+    },
 ];
 
 /// Forbidden patterns of the firmware's own failures, which no program can cause.

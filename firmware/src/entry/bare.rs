@@ -16,6 +16,7 @@ use crate::chips;
 use crate::console;
 use crate::entry::park::{MAX_THREADS, PARK_SLOTS, PARKED, ParkSlot};
 use crate::exception::{self, Cause, Dump, FRAME_SIZE, Frame};
+use crate::opal::gather;
 use crate::stop;
 use crate::thread::{self, EMERGENCY_STACK_TOP, NORMAL_STACK_TOP, Thread, ThreadBlock};
 use crate::threads;
@@ -71,6 +72,7 @@ extern "C" fn boot_entry(tree: u64, loaded_at: u64) -> ! {
     let top = core::ptr::from_ref(&PARKED_BLOCK).expose_provenance() + EMERGENCY_STACK_TOP;
     parked.emergency_stack.store(top as u64, Ordering::Release);
     super::heap::start();
+    gather::remember_first_data();
     // head.S let only these processors in.
     let Some(chip) = chips::identify(spr::mfspr()) else {
         stop::attention()

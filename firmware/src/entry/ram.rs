@@ -21,7 +21,7 @@ use crate::console::memory::{Control, MemoryConsole};
 use crate::fdt::{self, FdtError};
 use crate::handover::OwnMemory;
 use crate::memory::{
-    FIRMWARE, LOW_SIZE, MEMORY_CONSOLE, NOTE, PARTITION, PartitionExtent, Plan, THREAD_BLOCKS,
+    FIRMWARE, LOW_SIZE, MEMORY_CONSOLE, NOTE, PARTITION, POOL, PartitionExtent, Plan, THREAD_BLOCKS,
 };
 use crate::payload::{Loaded, Memory};
 use crate::thread::{BLOCK_SIZE, ThreadBlock};
@@ -68,6 +68,21 @@ pub fn memory_console() -> MemoryConsole {
     let buffer =
         unsafe { core::slice::from_raw_parts(buffer, (MEMORY_CONSOLE.end - BUFFER) as usize) };
     MemoryConsole::new(control, buffer, BUFFER)
+}
+
+/// Overwrites memory below the firmware's block from `at` on, a multiple of 8, when the kernel has it no more; `None`, and
+/// nothing done, when it is not there.
+pub fn overwrite(at: u64, with: &[u64]) -> Option<()> {
+    let end = at.checked_add(with.len() as u64 * 8)?;
+    if !at.is_multiple_of(8) || at == end || end > FIRMWARE {
+        return None;
+    }
+    // SAFETY: below the firmware's block there is memory only (the smallest machine has 1 GiB), and no Rust object.
+    let memory = unsafe { words(at..end) };
+    for (to, from) in memory.iter().zip(with) {
+        to.store(*from, Ordering::Relaxed);
+    }
+    Some(())
 }
 
 /// The word of the firmware's own memory that a reset leaves alone.
@@ -137,6 +152,18 @@ impl<'a> Ram<'a> {
         // object lies in.
         let words = unsafe { words(range) };
         OwnMemory { ra, words }
+    }
+
+    /// Part of the firmware's pool that nothing else uses; `None` when `range` is not, or not in doublewords.
+    #[must_use]
+    pub fn part_of_pool(&self, range: &Range<u64>) -> Option<Loaded> {
+        let whole = range.start..range.end.checked_next_multiple_of(8)?;
+        let is_inside = POOL <= whole.start && whole.end <= PARTITION && whole.start < whole.end;
+        (is_inside && whole.start.is_multiple_of(8)).then(|| Loaded {
+            base: whole.start,
+            // SAFETY: memory (the plan checked that it reaches to PARTITION) that no object lies in.
+            words: unsafe { words(whole) },
+        })
     }
 
     /// Blocks for the threads other than the boot thread, zeroed. For one caller.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use pnor_image::container;
 
@@ -111,6 +112,27 @@ impl Kernel {
             _ => Err(KernelError::EmptyEntry(entry)),
         }
     }
+}
+
+/// How many bytes of the load area a kernel's file takes that [`Kernel::find`] accepted; for one that does not say, a raw
+/// image, up to the last byte that is not zero.
+#[must_use]
+pub fn file_length(loaded: Loaded) -> u64 {
+    let all = loaded.words.len() as u64 * 8;
+    let start: [u8; 8] = loaded.array(0).unwrap_or_default();
+    let said = if container::is_container(&start) {
+        let header = loaded.array::<{ container::HEADER_SIZE }>(0);
+        header.and_then(|header| Some(container::Header::parse(&header).ok()?.container_size()))
+    } else if start.starts_with(b"\x7fELF") {
+        Elf::read(loaded, 0).and_then(|elf| elf.end()).ok()
+    } else {
+        None
+    };
+    said.filter(|said| *said <= all).unwrap_or_else(|| {
+        let is_used = |word: &AtomicU64| word.load(Ordering::Relaxed) != 0;
+        let last = loaded.words.iter().rposition(is_used);
+        last.map_or(0, |last| (last as u64 + 1) * 8)
+    })
 }
 
 /// Where the image begins. Neither hash nor signatures are looked at: nobody told the machine whom to trust.
@@ -225,6 +247,41 @@ impl Elf {
         })
     }
 
+    /// Where the last part of the file ends that a header speaks of.
+    fn end(&self) -> Result<u64, KernelError> {
+        /// Of a section that has no bytes in the file.
+        const NO_BITS: u64 = 8;
+        let bytes = |start: u64, count: u64, size: u64| {
+            let size = count.checked_mul(size).ok_or(TRUNCATED)?;
+            start.checked_add(size).ok_or(TRUNCATED)
+        };
+        let segments = self.field(0, (28, 4), (32, 8))?;
+        let (size, count) = (
+            self.field(0, (42, 2), (54, 2))?,
+            self.field(0, (44, 2), (56, 2))?,
+        );
+        let mut end = bytes(segments, count, size)?;
+        for n in 0..count.min(MAX_HEADERS) {
+            let at = bytes(segments, n, size)?;
+            let offset = self.field(at, (4, 4), (8, 8))?;
+            end = end.max(bytes(offset, 1, self.field(at, (16, 4), (32, 8))?)?);
+        }
+        let sections = self.field(0, (32, 4), (40, 8))?;
+        let (size, count) = (
+            self.field(0, (46, 2), (58, 2))?,
+            self.field(0, (48, 2), (60, 2))?,
+        );
+        end = end.max(bytes(sections, count, size)?);
+        for n in 0..count.min(MAX_HEADERS) {
+            let at = bytes(sections, n, size)?;
+            if self.number(at.checked_add(4).ok_or(TRUNCATED)?, 4)? != NO_BITS {
+                let offset = self.field(at, (16, 4), (24, 8))?;
+                end = end.max(bytes(offset, 1, self.field(at, (20, 4), (32, 8))?)?);
+            }
+        }
+        self.at.checked_add(end).ok_or(TRUNCATED)
+    }
+
     /// Where the byte with this virtual address is in the file, and whether it may be executed.
     fn file_offset(&self, address: u64) -> Result<(u64, bool), KernelError> {
         let table = self.field(0, (28, 4), (32, 8))?;
@@ -279,7 +336,6 @@ impl Elf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::sync::atomic::AtomicU64;
     use proptest::prelude::*;
 
     fn loaded(bytes: &[u8]) -> Loaded {
@@ -453,6 +509,26 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_file_is_as_long_as_its_headers_say() {
+        // The segment ends at 0x1800; the section table's one entry is at 0x800.
+        for (wide, little) in [(true, true), (true, false), (false, false)] {
+            assert_eq!(file_length(loaded(&elf(wide, little))), 0x1800);
+        }
+        // The section gets bytes behind the segment, then it has none.
+        let mut file = elf(true, true);
+        file[0x818..0x820].copy_from_slice(&0x1700_u64.to_le_bytes());
+        assert_eq!(file_length(loaded(&file)), 0x1f00);
+        file[0x804] = 8;
+        assert_eq!(file_length(loaded(&file)), 0x1800);
+        assert_eq!(file_length(loaded(&contained(&[0x48; 0x100]))), 0x1100);
+        assert_eq!(file_length(loaded(&[0x48, 0, 0, 8, 0, 0, 0, 0, 0, 7])), 16);
+        assert_eq!(file_length(loaded(&[])), 0);
+        // One that says nonsense is as long as it looks.
+        file[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(file_length(loaded(&file)) <= 0x2000);
+    }
+
     proptest! {
         /// Whatever lies there: an answer, and an entry in the load area.
         #[test]
@@ -467,6 +543,7 @@ mod tests {
             if let Ok(kernel) = Kernel::find(loaded(&file)) {
                 prop_assert!(KERNEL_AREA.contains(&kernel.entry));
             }
+            prop_assert!(file_length(loaded(&file)) <= 0x2000);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod clock;
 mod cpu_features;
+pub mod fast_reboot;
 pub mod i2c;
 pub mod ipmi;
 pub mod kernel;
@@ -26,9 +27,13 @@ mod console;
 #[cfg(target_os = "none")]
 pub mod entry;
 #[cfg(target_os = "none")]
+pub(crate) mod gather;
+#[cfg(target_os = "none")]
 mod maintenance;
 #[cfg(target_os = "none")]
 mod poll;
+#[cfg(target_os = "none")]
+mod reboot;
 #[cfg(target_os = "none")]
 mod serve;
 #[cfg(target_os = "none")]

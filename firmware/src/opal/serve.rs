@@ -17,6 +17,7 @@ use opal_calls::console::Console;
 use opal_calls::entry::{Depth, PROMPT, Pace, check_nesting, pace};
 use opal_calls::error::{Answer, OpalError, SUCCESS, to_r3};
 use opal_calls::events::Events;
+use opal_calls::host_sync::HostSync;
 use opal_calls::i2c::I2c;
 use opal_calls::ipmi::Ipmi;
 use opal_calls::messages::Messages;
@@ -35,6 +36,7 @@ use super::i2c::{Driven, I2cBuses};
 use super::ipmi::BmcPort;
 use super::maintenance::Registers;
 use super::occ::Occs;
+use super::reboot::Again;
 use super::subtrees::KeptTree;
 use super::threads::{AllThreads, OpalThread};
 use super::tree::CONSOLE_BUFFER;
@@ -57,6 +59,7 @@ pub(super) struct Opal {
     pub(super) quiesce: Quiesce,
     pub(super) events: Events,
     pub(super) messages: Messages,
+    pub(super) host_sync: HostSync,
     pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
     pub(super) ipmi: Option<(Ipmi, BmcPort)>,
     pub(super) nvram: Mutex<Nvram>,
@@ -67,6 +70,7 @@ pub(super) struct Opal {
     pub(super) occs: Occs,
     pub(super) power: Power,
     pub(super) tree: KeptTree,
+    pub(super) again: Again,
     /// Cores have eight threads, on two small cores.
     pub(super) is_fused: bool,
     pub(super) xive: &'static Xive<Chips>,
@@ -171,7 +175,7 @@ impl Opal {
                 _ => Err(OpalError::OPAL_PARAMETER),
             },
             Call::OPAL_CEC_REBOOT { .. } => stop::power(self.machine, PowerAction::Reset),
-            Call::OPAL_CEC_REBOOT2 { kind, reason, .. } => self.reboot(kind, reason),
+            Call::OPAL_CEC_REBOOT2 { kind, reason, .. } => self.reboot(kind, reason, thread, depth),
             Call::OPAL_START_CPU { server, addr, .. } => {
                 let at = self.os.real_address(addr, 4)?;
                 self.threads.start(server, at.0)
@@ -192,16 +196,11 @@ impl Opal {
                 self.quiesce.serve(kind, target, me, &self.threads)
             }
             Call::OPAL_SIGNAL_SYSTEM_RESET { target, .. } => self.signal_reset(target, me),
-            Call::OPAL_SYNC_HOST_REBOOT { .. } => {
-                if self.messages.under_way() > 0 {
-                    return Err(OpalError::OPAL_BUSY_EVENT);
-                }
-                self.messages.forget(&self.events);
-                if let Some((ipmi, _)) = &self.ipmi {
-                    ipmi.forget(&self.events);
-                }
-                SUCCESS
-            }
+            Call::OPAL_SYNC_HOST_REBOOT { .. } => self.host_sync.serve(
+                &self.messages,
+                self.ipmi.as_ref().map(|(ipmi, _)| ipmi),
+                &self.events,
+            ),
             Call::OPAL_XSCOM_READ {
                 chip,
                 pcb_addr,
@@ -439,26 +438,6 @@ impl Opal {
         let time = clock::from_bcd(ymd, hmsm).ok_or(OpalError::OPAL_PARAMETER)?;
         let set = self.machine.set_clock(time);
         set.map_err(|_| OpalError::OPAL_HARDWARE).and(SUCCESS)
-    }
-
-    /// Not served: 3, which keeps memory for a dump and needs the service engine's tables, and 4, the fast one, which does
-    /// without the BMC and starts the kernel again: its file lies in memory that the kernel has used for something else.
-    /// Linux asks for a normal one then.
-    fn reboot(&self, kind: u32, reason: OsAddr) -> Answer {
-        const NORMAL: u32 = 0;
-        const PLATFORM_ERROR: u32 = 1;
-        const FULL_IPL: u32 = 2;
-        match kind {
-            NORMAL | FULL_IPL => stop::power(self.machine, PowerAction::Reset),
-            PLATFORM_ERROR => {
-                let mut text = [0; 80];
-                let known = reason.0 != 0 && self.os.read(reason, &mut text).is_ok();
-                let text = text.split(|byte| *byte == 0).next().unwrap_or(&[]);
-                let text = if known { text } else { b"no reason given" };
-                stop::platform_error(self.machine, text)
-            }
-            _ => Err(OpalError::OPAL_UNSUPPORTED),
-        }
     }
 
     fn signal_reset(&self, target: ServerOrOthers, me: Server) -> Answer {

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "promises that the XSCOM windows are there")]
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -16,6 +16,7 @@ use nest::scom::ChipIndex;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::console::Console;
 use opal_calls::events::{EventSet, Events};
+use opal_calls::host_sync::HostSync;
 use opal_calls::i2c::I2c;
 use opal_calls::ipmi::Ipmi;
 use opal_calls::messages::Messages;
@@ -31,10 +32,13 @@ use papr_services::tree::{Node, TreeError};
 use super::clock::Rtc;
 use super::console::UartPort;
 use super::entry::{self, BY_PIR, Launch};
+use super::fast_reboot::{self, Piece};
+use super::gather::LOWEST_PAYLOAD;
 use super::i2c::I2cBuses;
 use super::ipmi::{self, BmcPort};
-use super::kernel::Kernel;
+use super::kernel::{self, Kernel};
 use super::occ::Occs;
+use super::reboot::Again;
 use super::sensors;
 use super::serve::{OPAL, Opal};
 use super::subtrees::KeptTree;
@@ -43,12 +47,13 @@ use super::tree::{self, Describe, Description, Interrupts};
 use super::units::{self, Unit};
 use super::xive::{self, Chips, XIVE};
 use crate::controllers;
-use crate::entry::ram::{self, OsRam};
+use crate::entry::ram::{self, OsRam, Ram};
 use crate::fdt::{Fdt, FdtError};
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
-use crate::memory::{FIRMWARE, MEMORY_CONSOLE, Plan, firmware_parts};
+use crate::memory::{FIRMWARE, LOW_SIZE, MEMORY_CONSOLE, PARTITION, Plan, firmware_parts};
 use crate::nvram::Nvram;
+use crate::payload::{KERNEL_AREA, Memory as _};
 use crate::stop;
 use crate::thread::{Thread, ThreadBlock, this_thread};
 
@@ -70,6 +75,8 @@ pub struct Handover {
     pub blocks: Vec<&'static ThreadBlock>,
     /// What to start.
     pub kernel: Kernel,
+    /// Whether kernel and initrd are to be kept for a fast reboot.
+    pub keep: bool,
     /// Where its initrd is, if the firmware loaded one; else the tree says it already.
     pub initrd: Option<Range<u64>>,
     /// The kernel's command line without the firmware's words.
@@ -175,7 +182,12 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         log::error!("going on without the threads that do not answer");
     }
 
-    let firmware = FIRMWARE..tables.end;
+    let mut parts = firmware_parts(tables.end).to_vec();
+    let (payload, kept) = keep_payload(handover.keep, &handover.inputs, &handover.plan, tables.end);
+    let firmware = FIRMWARE..kept;
+    if kept > tables.end {
+        parts.push(("payload", tables.end..kept));
+    }
     let os = OsRam::new(&handover.plan, &firmware).map_err(StartError::Memory)?;
     let rtc = handover.machine.read_clock().is_ok();
     let missing: Vec<u32> = (handover.inputs.cores.iter())
@@ -197,9 +209,10 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         missing: &missing,
         bootargs: &handover.bootargs,
         initrd: handover.initrd.as_ref(),
-        firmware: &firmware_parts(firmware.end),
+        firmware: &parts,
         characteristics: Characteristics::POWER10,
         entry: entry::entry_address(),
+        fast_reboot: payload.as_ref().err().copied().unwrap_or("okay"),
         memory_console: MEMORY_CONSOLE.start,
         interrupts,
         units: own,
@@ -268,6 +281,7 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         quiesce: Quiesce::new(),
         events,
         messages: Messages::new(),
+        host_sync: HostSync::new(),
         console: Console::new(UartPort(handover.machine)),
         ipmi,
         nvram: Mutex::new(nvram),
@@ -278,10 +292,69 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         occs,
         power: Power::new(),
         tree: KeptTree::new(tree.root),
+        again: Again {
+            tree: handover.tree,
+            payload,
+        },
         is_fused: controllers::is_fused(&handover.inputs),
         xive,
     });
     Ok(leak_aligned(&blob))
+}
+
+/// Kernel and initrd as a fast reboot has them again, or why it does not; and where what the firmware keeps ends, now that
+/// copies of them may lie from `from` on.
+fn keep_payload(
+    keep: bool,
+    inputs: &Inputs,
+    plan: &Plan,
+    from: u64,
+) -> (Result<Vec<Piece>, &'static str>, u64) {
+    if !keep {
+        let why = "the kernel was loaded and not kept: nidus.fast-reboot=keep keeps it";
+        return (Err(why), from);
+    }
+    match copy_payload(inputs, plan, from) {
+        Ok(pieces) => {
+            let end = |piece: &Piece| piece.copy.base + piece.copy.words.len() as u64 * 8;
+            let end = pieces.iter().map(end).fold(from, u64::max);
+            let end = end.next_multiple_of(LOW_SIZE);
+            log::info!(
+                "kept for a fast reboot: {} KiB of kernel and initrd",
+                (end - from) >> 10
+            );
+            (Ok(pieces), end)
+        }
+        Err(why) => {
+            log::warn!("nothing is kept for a fast reboot: {why}");
+            (Err("nothing could be kept"), from)
+        }
+    }
+}
+
+fn copy_payload(inputs: &Inputs, plan: &Plan, from: u64) -> Result<Vec<Piece>, String> {
+    if crate::threads::parked().len() + 1 != inputs.threads() {
+        return Err("not all threads of the tree are here, and no others".into());
+    }
+    let ram = Ram::new(plan);
+    let mut homes = Vec::new();
+    let loaded = ram.loaded(KERNEL_AREA).ok_or("no kernel")?;
+    let length = kernel::file_length(loaded);
+    homes.push(("kernel", KERNEL_AREA.start..KERNEL_AREA.start + length));
+    if let Some(initrd) = &inputs.initrd {
+        homes.push(("initrd", initrd.start / 8 * 8..initrd.end));
+    }
+    let lengths: Vec<u64> = (homes.iter())
+        .map(|(_, home)| home.end.saturating_sub(home.start))
+        .collect();
+    let places = fast_reboot::places(&(from..PARTITION), &lengths).map_err(|e| e.to_string())?;
+    let pieces = homes.into_iter().zip(places).map(|((name, home), place)| {
+        let home = ram.loaded(home).filter(|at| at.base >= LOWEST_PAYLOAD);
+        let copy = ram.part_of_pool(&place);
+        let (home, copy) = home.zip(copy).ok_or("it lies where nothing can be kept")?;
+        Ok(Piece::keep(name, home, copy))
+    });
+    pieces.collect()
 }
 
 /// What OPAL keeps of each thread, and the blocks of those that are parked, in their order. A thread for which there is no

@@ -38,6 +38,8 @@ pub struct OpalThread {
     /// Its number.
     pub pir: u32,
     state: AtomicU32,
+    /// 1 when it waits outside of all memory of the firmware, for a fast reboot.
+    gathered: AtomicU32,
     job: AtomicU64,
     /// Its last calls.
     pub trace: Trace<TRACE>,
@@ -116,9 +118,16 @@ impl OpalThread {
             thread: word(0),
             pir,
             state: AtomicU32::new(State::Firmware as u32),
+            gathered: AtomicU32::new(0),
             job: AtomicU64::new(Job::NONE),
             trace: Trace::new(),
         }
+    }
+
+    /// The word by which it says that it was gathered for a fast reboot.
+    #[cfg(target_os = "none")]
+    pub(super) const fn gathered(&self) -> &AtomicU32 {
+        &self.gathered
     }
 
     fn is_in_firmware(&self) -> bool {

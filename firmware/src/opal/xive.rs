@@ -48,6 +48,13 @@ pub(super) fn push_thread(pir: u32) {
     }
 }
 
+/// Lets nothing through to the calling thread any more.
+pub(super) fn quiet_thread() {
+    if let Some(xive) = XIVE.get() {
+        xive.controllers().tima.quiet();
+    }
+}
+
 impl Chips {
     /// Sets all controllers up; answers also the memory that is theirs from now on. For one caller.
     ///

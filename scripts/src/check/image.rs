@@ -16,11 +16,14 @@ use super::instructions;
 const ALLOWED: [&str; 2] = ["guest_load_vsrs", "guest_store_vsrs"];
 
 /// Where the processor comes in big-endian mode, and how many bytes it stays in it: the entry of the image
-/// (firmware/src/entry/head.S) and that of OPAL calls (firmware/src/opal/entry.S).
-const BIG_ENDIAN: [(&str, u64); 3] = [
+/// (firmware/src/entry/head.S), that of OPAL calls (firmware/src/opal/entry.S), and the system reset of a fast reboot
+/// (firmware/src/opal/gather.S).
+const BIG_ENDIAN: [(&str, u64); 5] = [
     ("_start", 0x20),
     ("opal_entry_big_endian", 4),
     ("opal_from_big_endian", 0x3c),
+    ("opal_landing_big_endian", 4),
+    ("opal_landing_from_big_endian", 0x20),
 ];
 
 /// A named piece of code.

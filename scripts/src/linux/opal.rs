@@ -41,20 +41,25 @@ fn has_16_gib(lines: &[String]) -> Result<(), String> {
 
 /// Each of eight threads ran a task, and all but the first left and came back.
 pub(super) fn all_threads_come_and_go(lines: &[String]) -> Result<(), String> {
-    threads_come_and_go(lines, 8)
+    threads_come_and_go(lines, 8, 1)
+}
+
+/// The same, three times.
+fn all_threads_come_and_go_in_a_loop(lines: &[String]) -> Result<(), String> {
+    threads_come_and_go(lines, 8, 3)
 }
 
 /// The same for the second kernel of a case with four threads: the first does not say so.
 fn four_threads_come_and_go(lines: &[String]) -> Result<(), String> {
-    threads_come_and_go(lines, 4)
+    threads_come_and_go(lines, 4, 1)
 }
 
-fn threads_come_and_go(lines: &[String], count: u32) -> Result<(), String> {
+fn threads_come_and_go(lines: &[String], count: u32, rounds: u32) -> Result<(), String> {
     for wanted in [
         format!("NIDUS-L1-TASKS threads={count} ran={count}"),
         format!(
-            "NIDUS-L1-HOTPLUG rounds=1 moved={} threads={count}",
-            count - 1
+            "NIDUS-L1-HOTPLUG rounds={rounds} moved={} threads={count}",
+            rounds * (count - 1)
         ),
     ] {
         if !lines.iter().any(|line| line.trim_end() == wanted) {
@@ -68,6 +73,82 @@ fn threads_come_and_go(lines: &[String], count: u32) -> Result<(), String> {
 fn steps(list: &[(&'static str, &'static str)]) -> Vec<Step> {
     let step = |&(expect, send): &(&'static str, &'static str)| Step { expect, send };
     list.iter().map(step).collect()
+}
+
+/// Says "keys interrupt" when the kernel has had interrupts for the console.
+const KEYS: &str = "awk '/hvc_console/ { print \"keys\", $2 + $3 + $4 + $5 ? \"interrupt\" : \"\" }' /proc/interrupts\n";
+/// Runs a task on each of four threads, which says where it ran.
+const ON_EACH: &str = "for n in 1 2 4 8; do taskset $n sh -c 'read -r s </proc/self/stat; set -- $s; shift 38; echo ran-on-$1'; done\n";
+
+/// Boots that a kernel makes, of each kind of reboot.
+fn restarts() -> Vec<Case> {
+    vec![
+        Case {
+            name: "opal-crash",
+            work: Work::Shell(
+                "opal --shell --memory 2G --append panic=1",
+                steps(&[
+                    ("# ", "echo c >/proc/sysrq-trigger\n"),
+                    ("Kernel panic - not syncing: sysrq triggered crash", ""),
+                    ("stop] reboot", ""),
+                    ("NIDUS-L1-USERLAND", ""),
+                    ("# ", "exit\n"),
+                    ("NIDUS-L1-OFF", ""),
+                ]),
+            ),
+        },
+        Case {
+            name: "opal-reboot",
+            work: Work::Shell(
+                "opal --shell --memory 2G --smp 2",
+                steps(&[
+                    ("NIDUS-L1-USERLAND", ""),
+                    ("# ", "echo typed-$((6 * 7))\n"),
+                    // Not polled: the kernel has had interrupts for the console.
+                    ("typed-42", KEYS),
+                    // Nobody keeps the kernel's file, which makes it a normal one.
+                    ("keys interrupt", "restart fast\n"),
+                    ("no fast reboot: the kernel was loaded and not kept", ""),
+                    ("Unsupported 'fast' reboot.", ""),
+                    ("stop] reboot", ""),
+                    ("INIT: Starting kernel at 0x", ""),
+                    ("NIDUS-L1-USERLAND", ""),
+                    ("# ", "restart full\n"),
+                    ("Restarting system with command 'full'", ""),
+                    ("stop] reboot", ""),
+                    ("INIT: Starting kernel at 0x", ""),
+                    ("NIDUS-L1-USERLAND", ""),
+                    ("# ", "exit\n"),
+                    ("NIDUS-L1-OFF", ""),
+                ]),
+            ),
+        },
+        Case {
+            name: "opal-fast-reboot",
+            work: Work::Shell(
+                "opal --shell --machine powernv11 --memory 2G --smp 4,cores=2,threads=2 --append nidus.fast-reboot=keep",
+                steps(&[
+                    ("kept for a fast reboot", ""),
+                    ("NIDUS-L1-USERLAND", ""),
+                    ("# ", "restart fast\n"),
+                    ("fast reboot: all 4 threads are back, starting again", ""),
+                    // The machine was not reset.
+                    ("fast reboot 1 since the machine was reset", ""),
+                    ("4 threads, tree of", ""),
+                    ("INIT: Starting kernel at 0x", ""),
+                    ("NIDUS-L1-USERLAND id=0", ""),
+                    ("cpus=4 ", ""),
+                    ("# ", ON_EACH),
+                    ("ran-on-0", ""),
+                    ("ran-on-1", ""),
+                    ("ran-on-2", ""),
+                    ("ran-on-3", KEYS),
+                    ("keys interrupt", "exit\n"),
+                    ("NIDUS-L1-OFF", ""),
+                ]),
+            ),
+        },
+    ]
 }
 
 /// The boots in OPAL mode.
@@ -93,15 +174,16 @@ pub(super) fn cases() -> Vec<Case> {
         })
         .collect();
     let eight = || vec![all_threads_are_online as Check, all_threads_come_and_go];
+    all.extend(restarts());
     all.extend([
         boot(
             "opal-smp8",
             Choice {
                 smp: "8,cores=2,threads=4".to_owned(),
-                append: "nidus_do=threads".to_owned(),
+                append: "nidus_do=threads nidus_rounds=3".to_owned(),
                 ..opal()
             },
-            eight(),
+            vec![all_threads_are_online, all_threads_come_and_go_in_a_loop],
         ),
         boot(
             "opal-devices",
@@ -160,43 +242,6 @@ pub(super) fn cases() -> Vec<Case> {
                 append: "nidus_do=warnings".to_owned(),
                 ..opal()
             }),
-        },
-        Case {
-            name: "opal-crash",
-            work: Work::Shell(
-                "opal --shell --memory 2G --append panic=1",
-                steps(&[
-                    ("# ", "echo c >/proc/sysrq-trigger\n"),
-                    ("Kernel panic - not syncing: sysrq triggered crash", ""),
-                    ("stop] reboot", ""),
-                    ("NIDUS-L1-USERLAND", ""),
-                    ("# ", "exit\n"),
-                    ("NIDUS-L1-OFF", ""),
-                ]),
-            ),
-        },
-        Case {
-            name: "opal-reboot",
-            work: Work::Shell(
-                "opal --shell --memory 2G --smp 2",
-                steps(&[
-                    ("NIDUS-L1-USERLAND", ""),
-                    ("# ", "echo typed-$((6 * 7))\n"),
-                    // Not polled: the kernel has had interrupts for the console.
-                    (
-                        "typed-42",
-                        "awk '/hvc_console/ { print \"keys\", $2 + $3 ? \"interrupt\" : \"\" }' /proc/interrupts\n",
-                    ),
-                    // It cannot be had, which makes it a normal one.
-                    ("keys interrupt", "restart fast\n"),
-                    ("Unsupported 'fast' reboot.", ""),
-                    ("stop] reboot", ""),
-                    ("INIT: Starting kernel at 0x", ""),
-                    ("NIDUS-L1-USERLAND", ""),
-                    ("# ", "exit\n"),
-                    ("NIDUS-L1-OFF", ""),
-                ]),
-            ),
         },
     ]);
     all

@@ -59,6 +59,8 @@ pub struct Description<'a> {
     pub firmware: &'a [(&'a str, Range<u64>)],
     /// Where OPAL calls enter.
     pub entry: u64,
+    /// What a fast reboot would do: "okay", or why there is none.
+    pub fast_reboot: &'a str,
     /// What the processor needs against speculation attacks.
     pub characteristics: Characteristics,
     /// The memory console's control structure.
@@ -136,6 +138,7 @@ impl Description<'_> {
             .set("ibm,associativity-reference-points", cpus::REFERENCE_POINTS)
             .set("ibm,opal-memcons", self.memory_console)
             .set("ibm,heartbeat-ms", HEARTBEAT_MS)
+            .set("fast-reboot", self.fast_reboot)
             .set("opal-interrupts", &numbers[..])
             .set("opal-interrupts-names", names.clone())
             .set("interrupts", &interrupts[..])

@@ -99,6 +99,7 @@ fn description(missing: &[u32]) -> Description<'_> {
     Description {
         chip: &platform_p10::P10,
         is_qemu: false,
+        fast_reboot: "okay",
         level: None,
         boot_cpu: 4,
         missing,

@@ -132,6 +132,14 @@ pub(crate) fn peek(addr: u64) -> u64 {
     u64::from_ne_bytes(unsafe { ptr::read_volatile(p) })
 }
 
+/// Changes a doubleword that the firmware keeps, as a kernel with a wild pointer would.
+pub(crate) fn damage(addr: u64) {
+    let p = ptr::with_exposed_provenance_mut::<[u8; 8]>(addr as usize);
+    let other = (peek(addr) ^ 1).to_ne_bytes();
+    // SAFETY: callers name memory of the firmware that holds no code and no object, only a copy of the payload.
+    unsafe { ptr::write_volatile(p, other) }
+}
+
 /// Copies code to where it runs and makes it visible to instruction fetch.
 pub(crate) fn install(addr: u64, code: &[u8]) {
     copy(addr, code);

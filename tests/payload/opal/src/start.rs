@@ -52,6 +52,10 @@ pub(crate) struct Machine {
     pub(crate) phandle: u64,
     /// Whether the tree has a nest MMU.
     pub(crate) has_nest_mmu: bool,
+    /// Fast reboots since the machine was reset, as Nidus tells itself.
+    pub(crate) fast_reboots: u64,
+    /// Where the firmware keeps a copy of this program, 0 when it does not.
+    pub(crate) kept: u64,
     /// An interrupt of the firmware itself.
     pub(crate) isn: u64,
 }
@@ -89,6 +93,8 @@ pub(crate) extern "C" fn payload_start(r3: u64, r8: u64, r9: u64, msr: u64, bega
         nvram: number(&tree, &["ibm,opal", "nvram"], "#bytes"),
         phandle: number(&tree, &["ibm,opal"], "interrupt-parent"),
         has_nest_mmu: false,
+        fast_reboots: number(&tree, &["chosen"], "nidus,fast-reboot"),
+        kept: 0,
         isn: number(&tree, &["ibm,opal"], "opal-interrupts"),
     };
     machine.threads[0] = thread::boot().pir.load(Ordering::Relaxed);
@@ -144,6 +150,11 @@ fn look_around(tree: &Tree<'_>, machine: &mut Machine) {
             if machine.memory_end == 0 || wide(Some(value)) == 0 {
                 machine.memory_end = end;
             }
+        }
+    });
+    tree.children(&["reserved-memory"], |node, name, value| {
+        if node.starts_with("ibm,firmware-payload@") && name == "reg" {
+            machine.kept = wide(Some(value));
         }
     });
     tree.children(&["xscom"], |node, _, _| {

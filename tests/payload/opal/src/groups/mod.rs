@@ -4,6 +4,7 @@ mod abi;
 mod arguments;
 mod bench;
 mod entry;
+mod fast_reboot;
 mod lpc;
 mod nvram;
 mod reboot;
@@ -53,6 +54,11 @@ const GROUPS: &[Group] = &[
         name: "reboot",
         by_default: false,
         run: reboot::run,
+    },
+    Group {
+        name: "fast-reboot",
+        by_default: false,
+        run: fast_reboot::run,
     },
     Group {
         name: "bench",
