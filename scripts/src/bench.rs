@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::image::{self, Image};
@@ -17,6 +17,7 @@ use crate::tools::{Tools, target};
 
 mod boots;
 mod calls;
+mod compare;
 mod figure;
 mod opal;
 
@@ -30,6 +31,9 @@ pub struct Options {
     /// A file for the figures as JSON, besides target/bench/figures.json
     #[arg(long)]
     json: Option<PathBuf>,
+    /// The JSON of an earlier run: which figures moved by a per cent or more
+    #[arg(long)]
+    compare: Option<PathBuf>,
 }
 
 /// Figures that are measured together, so that one of them costs as much as all.
@@ -39,7 +43,7 @@ struct Source {
     measure: fn(&Tools, &Image) -> Result<Vec<Figure>>,
 }
 
-const SOURCES: [Source; 5] = [
+const SOURCES: [Source; 6] = [
     Source {
         rows: boots::BARE_ROWS,
         measure: boots::bare,
@@ -59,6 +63,10 @@ const SOURCES: [Source; 5] = [
     Source {
         rows: boots::WALL_ROWS,
         measure: boots::wall,
+    },
+    Source {
+        rows: boots::EMULATOR_ROWS,
+        measure: boots::emulator,
     },
 ];
 
@@ -87,18 +95,25 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
     };
     println!("{}", figure::head());
     let mut figures = Vec::new();
+    let mut complete = true;
     for source in SOURCES
         .iter()
         .filter(|source| source.rows.iter().any(&touches))
     {
-        for figure in (source.measure)(tools, &image)? {
+        // What fails takes nothing along of what was measured.
+        let measured = (source.measure)(tools, &image).unwrap_or_else(|error| {
+            println!("{} ...: {error:#}", source.rows.join(", "));
+            complete = false;
+            Vec::new()
+        });
+        for figure in measured {
             if chosen(&figure.name) {
                 println!("{}", figure.row());
                 figures.push(figure);
             }
         }
     }
-    if figures.is_empty() {
+    if figures.is_empty() && complete {
         bail!("no figure has such a name");
     }
     let directory = target().join("bench");
@@ -124,7 +139,12 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
         );
     }
     println!("also in {}", directory.display());
-    Ok(true)
+    if let Some(file) = &options.compare {
+        let old = std::fs::read_to_string(file)
+            .with_context(|| format!("{} cannot be read", file.display()))?;
+        println!("{}", compare::report(&old, &json));
+    }
+    Ok(complete)
 }
 
 #[cfg(test)]

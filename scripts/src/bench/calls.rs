@@ -24,6 +24,7 @@ pub(super) const ROWS: &[&str] = &[
     "console",
     "create",
     "growth",
+    "exits",
     "memory",
 ];
 
@@ -31,7 +32,7 @@ pub(super) const ROWS: &[&str] = &[
 /// all that have no better; then what the ratio to KVM shall be at most.
 struct Call(&'static str, &'static str, &'static str, Option<f64>);
 
-const CALLS: [Call; 16] = [
+const CALLS: [Call; 17] = [
     Call(
         "hcall, nothing to do",
         "hcall-nobody",
@@ -101,6 +102,12 @@ const CALLS: [Call; 16] = [
         None,
     ),
     Call("console write, 16 bytes", "console", "nothing", None),
+    Call(
+        "hcall: H_PROD and H_CEDE there and back",
+        "ping-pong",
+        "nothing",
+        None,
+    ),
     Call("create and delete an L2", "create-delete", "nothing", None),
     Call(
         "create: first run of an L2 and its end",
@@ -110,32 +117,48 @@ const CALLS: [Call; 16] = [
     ),
 ];
 
-/// A line of the program over another one of it: the name, both lines, and what the ratio shall be at most.
-const GROWTH: [(&str, &str, &str, f64); 4] = [
-    (
-        "growth of run-vcpu, 8 L2s over 1",
-        "run-minimal-8",
-        "run-minimal",
-        1.05,
-    ),
-    (
-        "growth of page-fault, 8 L2s over 1",
-        "first-touch-4K-8",
-        "first-touch-4K",
-        1.05,
-    ),
-    (
-        "growth of run-vcpu, 32 GiB over 1",
-        "run-minimal-32G",
-        "run-minimal",
-        1.1,
-    ),
-    (
-        "growth of page-fault, 32 GiB over 1",
-        "first-touch-4K-32G",
-        "first-touch-4K",
-        1.1,
-    ),
+/// What may grow: its name, the line of the program, whether it shall not, and at how many GiB there is a figure.
+const GROWING: [(&str, &str, bool, &[u32]); 5] = [
+    ("hcall", "hcall-nobody", true, &[32]),
+    ("run-vcpu", "run-minimal", true, &[32]),
+    ("page-fault", "first-touch-4K", true, &[2, 4, 8, 16, 32]),
+    ("invalidate", "invalidate-page", false, &[32]),
+    ("create and delete", "create-delete", false, &[32]),
+];
+/// With how many L2s there is one.
+const L2S: &[u32] = &[2, 4, 8];
+/// What the ratios to one L2, and to one GiB, shall be at most.
+const LIMITS: [f64; 2] = [1.05, 1.1];
+
+/// A line of the program over another one of it.
+struct Growth {
+    name: String,
+    line: String,
+    over: String,
+    at_most: Option<f64>,
+}
+
+fn growth() -> Vec<Growth> {
+    let [of_l2s, of_gib] = LIMITS;
+    let rows = |of, limit, numbers: fn(&'static [u32]) -> &'static [u32]| {
+        GROWING.iter().flat_map(move |&(what, line, bounded, gib)| {
+            numbers(gib).iter().map(move |number| Growth {
+                name: format!("growth of {what}, {number} {of} over 1"),
+                line: format!("{line}-{number}-{of}"),
+                over: format!("{line}-1-{of}"),
+                at_most: bounded.then_some(limit),
+            })
+        })
+    };
+    let l2s = rows("L2s", of_l2s, |_| L2S);
+    l2s.chain(rows("GiB", of_gib, |gib| gib)).collect()
+}
+
+/// Lines `bench-exits NAME exits=N count=M`: the name of the figure, that of the line, and the most it shall be.
+const EXITS: [(&str, &str, Option<f64>); 3] = [
+    ("exits per page, 4K in order", "4K", Some(0.1)),
+    ("exits per page, 64K in order", "64K", None),
+    ("exits per page, 2M in order", "2M", None),
 ];
 
 /// Lines `bench-bytes NAME bytes=N`: the name of the figure, that of the line, and the most it shall be.
@@ -168,7 +191,7 @@ const GIB: f64 = 1_073_741_824.0;
 
 /// Runs the program on the firmware, and as a guest of KVM.
 pub(super) fn measure(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
-    let payload = Payload {
+    let one = Payload {
         name: "bench",
         package: "l1-payload",
         machine: "powernv10",
@@ -176,15 +199,23 @@ pub(super) fn measure(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
         append: "nidus.mode=papr group=bench",
         clock: Clock::Instructions,
     };
-    let machine = payload::machine(image, &payload)?;
-    let outcome = payload::run(tools, payload.name, &machine)?;
-    if let Some(problem) = outcome.problem {
-        bail!(
-            "the bench program: {problem}; log: {}",
-            outcome.log.display()
-        );
+    let two = Payload {
+        name: "bench-threads",
+        smp: "2,cores=2",
+        append: "nidus.mode=papr group=bench-threads",
+        ..one
+    };
+    let mut lines = Vec::new();
+    for payload in [one, two] {
+        let machine = payload::machine(image, &payload)?;
+        let outcome = payload::run(tools, payload.name, &machine)?;
+        if let Some(problem) = outcome.problem {
+            let log = outcome.log.display();
+            bail!("the program {}: {problem}; log: {log}", payload.name);
+        }
+        lines.extend(outcome.lines);
     }
-    figures(&outcome.lines, &peer(tools)?)
+    figures(&lines, &peer(tools)?)
 }
 
 /// The same from Linux with KVM as the hypervisor, on the bare machine of skiboot.
@@ -223,11 +254,20 @@ fn figures(ours: &[String], peer: &[String]) -> Result<Vec<Figure>> {
             ..figure
         });
     }
-    for (name, line, other, at_most) in GROWTH {
-        let cost = each(ours, line).with_context(|| missing(line))?;
-        let single = each(ours, other).with_context(|| missing(other))?;
-        let figure = Figure::new(name, "instructions", cost);
-        list.push(figure.beside("Nidus", single).at_most(at_most));
+    for growth in growth() {
+        let cost = |line: &str| each(ours, line).with_context(|| missing(line));
+        let figure = Figure::new(growth.name, "instructions", cost(&growth.line)?);
+        list.push(Figure {
+            at_most: growth.at_most,
+            ..figure.beside("one", cost(&growth.over)?)
+        });
+    }
+    for (name, line, at_most) in EXITS {
+        let exits = exits_per_page(ours, line).with_context(|| missing(line))?;
+        list.push(Figure {
+            at_most,
+            ..Figure::new(name, "exits", exits)
+        });
     }
     for (name, line, at_most) in BYTES {
         let bytes = bytes(ours, line).with_context(|| missing(line))?;
@@ -244,6 +284,12 @@ pub(super) fn each(lines: &[String], name: &str) -> Option<f64> {
     let line = find(lines, &format!("bench {name} "))?;
     let count = number(line, "count=").filter(|&count| count > 0.0)?;
     Some(number(line, "ticks=")? * NS_PER_TICK / count)
+}
+
+fn exits_per_page(lines: &[String], name: &str) -> Option<f64> {
+    let line = find(lines, &format!("bench-exits {name} "))?;
+    let count = number(line, "count=").filter(|&count| count > 0.0)?;
+    Some(number(line, "exits=")? / count)
 }
 
 fn bytes(lines: &[String], name: &str) -> Option<f64> {
@@ -267,7 +313,12 @@ mod tests {
     fn lines(ticks: u64) -> Vec<String> {
         let line = |name: &str, ticks: u64| format!("bench {name} ticks={ticks} count=1000\r");
         let calls = CALLS.iter().map(|row| line(row.1, ticks));
-        let growth = GROWTH.iter().map(|row| line(row.1, ticks));
+        let growth = growth();
+        let growth = growth.iter().flat_map(|row| [&row.line, &row.over]);
+        let growth = growth.map(|name| line(name, ticks));
+        let exits = EXITS
+            .iter()
+            .map(|row| format!("bench-exits {} exits=64 count=1024", row.1));
         let less = [
             "nothing",
             "second-touch-scattered",
@@ -281,6 +332,7 @@ mod tests {
         calls
             .chain(growth)
             .chain(less.map(|name| line(name, 5120)))
+            .chain(exits)
             .chain(bytes)
             .collect()
     }
@@ -307,7 +359,7 @@ mod tests {
         assert!(
             alone
                 .iter()
-                .all(|figure| figure.peer.as_ref().is_none_or(|p| p.who == "Nidus"))
+                .all(|figure| figure.peer.as_ref().is_none_or(|p| p.who == "one"))
         );
     }
 
@@ -315,9 +367,10 @@ mod tests {
     fn every_name_begins_as_promised() {
         let names = CALLS.iter().map(|row| row.0);
         let names = names
-            .chain(GROWTH.map(|row| row.0))
+            .chain(EXITS.map(|row| row.0))
             .chain(BYTES.map(|row| row.0));
-        for name in names {
+        let growth = growth();
+        for name in names.chain(growth.iter().map(|row| row.name.as_str())) {
             assert!(ROWS.iter().any(|row| name.starts_with(row)), "{name}");
         }
     }

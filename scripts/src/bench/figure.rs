@@ -67,9 +67,17 @@ impl Figure {
         self.at_most.is_some_and(|at_most| judged > at_most)
     }
 
+    /// Digits behind the point.
+    fn digits(&self) -> usize {
+        match self.unit {
+            "instructions" | "bytes" => 0,
+            _ => 3,
+        }
+    }
+
     /// Its row of the table.
     pub(super) fn row(&self) -> String {
-        let digits = if self.unit == "s" { 3 } else { 0 };
+        let digits = self.digits();
         let name = format!("{} ({})", self.name, self.unit);
         let mut text = format!("{name:50} {:>12.digits$}", self.ours);
         match (&self.peer, self.ratio()) {
@@ -104,7 +112,7 @@ pub(super) fn head() -> String {
 pub(super) fn markdown(figures: &[Figure]) -> String {
     let mut text = String::from("| | Nidus | peer | ratio | set out |\n|---|--:|--:|--:|---|\n");
     for figure in figures {
-        let digits = if figure.unit == "s" { 3 } else { 0 };
+        let digits = figure.digits();
         let peer = figure.peer.as_ref().map_or_else(String::new, |peer| {
             format!("{:.digits$} ({})", peer.value, peer.who)
         });

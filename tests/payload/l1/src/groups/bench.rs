@@ -9,6 +9,7 @@ use papr_services::table::number::{
     H_PUT_TERM_CHAR, H_RPT_INVALIDATE,
 };
 
+use super::bench_growth::{self, touching};
 use super::bench_nested::{self, Nested, TOUCHES};
 use super::nested_args::{guest_or_fail, setup};
 use super::shadow::{PAT, PWC, TLB, invalidate};
@@ -19,7 +20,7 @@ use crate::hcall::hcall;
 use crate::mem::layout::{BUFFER, L2_MEMORY, L2_MEMORY_SIZE, PAGES, RUN_INPUT, TABLES};
 use crate::probe;
 use crate::radix::{ALL, Tree};
-use crate::report::case;
+use crate::report::{case, holds};
 use crate::say;
 use crate::start::Machine;
 
@@ -64,7 +65,7 @@ pub(super) fn common() {
     });
 }
 
-pub(super) fn run(_: &Machine) {
+pub(super) fn run(machine: &Machine) {
     common();
     time("hcall-empty", 1000, || {
         hcall(H_POLL_PENDING, []);
@@ -85,8 +86,8 @@ pub(super) fn run(_: &Machine) {
     runs(&g);
     bench_nested::run(&mut g);
     invalidations(&g);
-    many(&g);
-    large(&mut g);
+    exits(&mut g, machine);
+    bench_growth::run(&mut g);
     time("create-delete", 5, || {
         if let Ok(id) = guest::create() {
             guest::delete(id);
@@ -203,69 +204,26 @@ fn invalidations(g: &Guest) {
     });
 }
 
-/// The same again while seven other L2s are there, which have run.
-fn many(g: &Guest) {
-    let mut guests = [const { None }; 7];
-    for (n, slot) in (0..).zip(&mut guests) {
-        let mut tree = Tree::at(TABLES + 0x20_0000 + n * 0x2_0000);
-        tree.map_range(0, L2_MEMORY, L2_MEMORY_SIZE, PageSize::Size4K, ALL);
-        let made = Guest::with_tree(tree);
-        let code = made.as_ref().map_or_else(|code| *code, |_| 0);
-        case(format_args!("bench/other-{n}"), code, 0);
-        if let Ok(other) = made {
-            case(format_args!("bench/other-{n}-runs"), other.run(), 0xc00);
-            *slot = Some(other);
-        }
+/// How often L2 leaves for the pages that it touches in order. The firmware's counters tell, for L1 sees none of it.
+fn exits(g: &mut Guest, machine: &Machine) {
+    let Some(exits) = machine.exits else {
+        holds("bench/exit-counters", false);
+        return;
+    };
+    for row in &TOUCHES {
+        Nested::invalidate_all(g);
+        Nested::start(g, program::SC, [0; 3]);
+        let count = || exits.nested(machine.server, "data-storage").unwrap_or(0);
+        let before = count();
+        let all = touching(row.at, row.count, row.size);
+        case(
+            format_args!("bench/exits-{}", row.name),
+            Guest::start(g, program::TOUCH, &all),
+            0xc00,
+        );
+        let exits = count() - before;
+        say!("bench-exits {} exits={exits} count={}", row.name, row.count);
     }
-    again(g, "8");
-    for other in guests.into_iter().flatten() {
-        case("bench/other-delete", other.end(), 0);
-    }
-}
-
-/// The same again with 32 GiB mapped and touched, by pages of 2 MiB.
-fn large(g: &mut Guest) {
-    const AT: u64 = 64 << 30;
-    const PAGES_2M: u64 = 16 << 10;
-    let size = PageSize::Size2M;
-    for n in 0..PAGES_2M {
-        let frame = PAGES + n % 32 * size.bytes();
-        g.tree.map(AT + n * size.bytes(), frame, size, ALL);
-    }
-    let all = touching(AT, PAGES_2M, size);
-    case("bench/32G", Guest::start(g, program::TOUCH, &all), 0xc00);
-    again(g, "32G");
-}
-
-/// Measures a run and the first touch of small pages.
-fn again(g: &Guest, when: &str) {
-    let exit = g.start(program::CALLS, &[]);
-    case(format_args!("bench/calls-{when}"), exit, 0xc00);
-    Writer::new(RUN_INPUT);
-    time(format_args!("run-minimal-{when}"), 200, || {
-        guest::run(g.id);
-    });
-    let [row, ..] = &TOUCHES;
-    let end = row.at + row.count * row.size.bytes();
-    invalidate(g, TLB, row.size.rpt_bit(), row.at, end);
-    let all = touching(row.at, row.count, row.size);
-    let start = probe::time_base();
-    let exit = g.start(program::TOUCH, &all);
-    let ticks = probe::time_base().wrapping_sub(start);
-    case(format_args!("bench/first-touch-4K-{when}"), exit, 0xc00);
-    say!(
-        "bench first-touch-4K-{when} ticks={ticks} count={}",
-        row.count
-    );
-}
-
-/// What [`program::TOUCH`] needs.
-fn touching(at: u64, count: u64, size: PageSize) -> [(u16, u64); 3] {
-    [
-        (id::GPR0 + 5, at),
-        (id::GPR0 + 6, count),
-        (id::GPR0 + 7, size.bytes()),
-    ]
 }
 
 /// An L2 with all that its first run makes and its deletion takes away, without the program's own part.

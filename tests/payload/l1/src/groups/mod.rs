@@ -1,7 +1,9 @@
 //! The groups of cases, one file each, in the order they run.
 
 mod bench;
+mod bench_growth;
 mod bench_nested;
+mod bench_threads;
 mod bench_v1;
 mod fuzz;
 mod hcalls;
@@ -91,6 +93,11 @@ const GROUPS: &[Group] = &[
         name: "bench",
         by_default: false,
         run: bench::run,
+    },
+    Group {
+        name: "bench-threads",
+        by_default: false,
+        run: bench_threads::run,
     },
     Group {
         name: "bench-v1",
