@@ -111,14 +111,22 @@ fn put(from: &[AtomicU64], to: &[AtomicU64]) {
 
 /// The CRC of memory.
 fn sum(words: &[AtomicU64]) -> u64 {
+    sum_of(words.iter().map(|word| word.load(Ordering::Relaxed)))
+}
+
+/// The CRC of words as memory has them.
+pub fn sum_of(words: impl Iterator<Item = u64>) -> u64 {
     const CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
     let mut digest = CRC.digest();
     let mut bytes = [0; 4096];
-    for chunk in words.chunks(bytes.len() / 8) {
-        for (to, word) in bytes.chunks_exact_mut(8).zip(chunk) {
-            to.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+    let mut words = words.peekable();
+    while words.peek().is_some() {
+        let mut filled = 0;
+        for (to, word) in bytes.chunks_exact_mut(8).zip(&mut words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+            filled += 8;
         }
-        digest.update(bytes.get(..chunk.len() * 8).unwrap_or(&[]));
+        digest.update(bytes.get(..filled).unwrap_or(&[]));
     }
     digest.finalize()
 }

@@ -34,6 +34,7 @@ unsafe extern "C" {
     static opal_landing_end: u8;
     static opal_waiting_room: u8;
     static opal_waiting_room_end: u8;
+    static __image_start: u8;
     static __data_start: u8;
     static __image_end: u8;
     fn opal_begin_again(tree: u64, gate: u64, room: u64, data: u64) -> !;
@@ -66,6 +67,16 @@ pub(crate) fn remember_first_data() {
         })
         .collect();
     FIRST_DATA.call_once(|| words.into_boxed_slice());
+}
+
+/// The words of the image that never change: code and constants.
+pub(super) fn constant_part() -> impl Iterator<Item = u64> {
+    let start = (&raw const __image_start).expose_provenance();
+    let end = (&raw const __data_start).expose_provenance();
+    (start..end).step_by(8).map(|at| {
+        // SAFETY: memory of the image, aligned to 8 bytes; volatile, since nobody promises that a kernel has left it alone.
+        unsafe { core::ptr::with_exposed_provenance::<u64>(at).read_volatile() }
+    })
 }
 
 /// The bytes between two labels of the assembly, as words.

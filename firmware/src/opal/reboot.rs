@@ -34,6 +34,22 @@ pub(super) struct Again {
     pub(super) tree: Vec<u8>,
     /// Kernel and initrd, or why they cannot be had again.
     pub(super) payload: Result<Vec<Piece>, &'static str>,
+    /// CRC of the image as it was; 0 when it cannot be started again.
+    image: u64,
+}
+
+impl Again {
+    pub(super) fn new(tree: Vec<u8>, payload: Result<Vec<Piece>, &'static str>) -> Self {
+        let image = match payload {
+            Ok(_) => fast_reboot::sum_of(gather::constant_part()),
+            Err(_) => 0,
+        };
+        Self {
+            tree,
+            payload,
+            image,
+        }
+    }
 }
 
 impl Opal {
@@ -91,6 +107,9 @@ impl Opal {
         if let Some(piece) = pieces.iter().find(|piece| !piece.is_whole()) {
             log::error!("the copy of the {} was overwritten", piece.name);
             self.full("the payload is damaged");
+        }
+        if fast_reboot::sum_of(gather::constant_part()) != self.again.image {
+            self.full("the firmware itself is damaged");
         }
         self.reset_units();
         gather::reset_registers();

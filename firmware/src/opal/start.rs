@@ -292,10 +292,7 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         occs,
         power: Power::new(),
         tree: KeptTree::new(tree.root),
-        again: Again {
-            tree: handover.tree,
-            payload,
-        },
+        again: Again::new(handover.tree, payload),
         is_fused: controllers::is_fused(&handover.inputs),
         xive,
     });
