@@ -113,6 +113,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
             plan,
             kernel,
             keep: line.keep.unwrap_or(false),
+            from_flash: files.origin == Origin::Flash,
             initrd: files.initrd.filter(|_| files.origin == Origin::Flash),
             bootargs: line.payload,
             level: line.compat.map(|_| level),

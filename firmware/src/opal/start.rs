@@ -77,6 +77,8 @@ pub struct Handover {
     pub kernel: Kernel,
     /// Whether kernel and initrd are to be kept for a fast reboot.
     pub keep: bool,
+    /// Whether they are from the flash: then they can be read again.
+    pub from_flash: bool,
     /// Where its initrd is, if the firmware loaded one; else the tree says it already.
     pub initrd: Option<Range<u64>>,
     /// The kernel's command line without the firmware's words.
@@ -183,7 +185,13 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
     }
 
     let mut parts = firmware_parts(tables.end).to_vec();
-    let (payload, kept) = keep_payload(handover.keep, &handover.inputs, &handover.plan, tables.end);
+    let (payload, kept) = match handover.from_flash {
+        true => (
+            threads_are_all_here(&handover.inputs).map(|()| vec![]),
+            tables.end,
+        ),
+        false => keep_payload(handover.keep, &handover.inputs, &handover.plan, tables.end),
+    };
     let firmware = FIRMWARE..kept;
     if kept > tables.end {
         parts.push(("payload", tables.end..kept));
@@ -329,10 +337,17 @@ fn keep_payload(
     }
 }
 
-fn copy_payload(inputs: &Inputs, plan: &Plan, from: u64) -> Result<Vec<Piece>, String> {
-    if crate::threads::parked().len() + 1 != inputs.threads() {
-        return Err("not all threads of the tree are here, and no others".into());
+/// A thread that stays parked would be in the way of the next boot.
+fn threads_are_all_here(inputs: &Inputs) -> Result<(), &'static str> {
+    if crate::threads::parked().len() + 1 == inputs.threads() {
+        Ok(())
+    } else {
+        Err("not all threads of the tree are here, and no others")
     }
+}
+
+fn copy_payload(inputs: &Inputs, plan: &Plan, from: u64) -> Result<Vec<Piece>, String> {
+    threads_are_all_here(inputs)?;
     let ram = Ram::new(plan);
     let mut homes = Vec::new();
     let loaded = ram.loaded(KERNEL_AREA).ok_or("no kernel")?;
