@@ -105,6 +105,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
             tree: blob,
             chip,
             machine,
+            flash_table: flash.map(|(_, found)| found),
             nvram,
             blocks: Ram::new(&plan)
                 .thread_blocks()
@@ -336,7 +337,7 @@ fn kernel(files: &Files) -> Result<Kernel, Fatal> {
             initrd.start, initrd.end
         )));
     }
-    log::info!("opal mode has no PCI, flash, sensors and I2C yet: the kernel does without");
+    log::info!("opal mode has no PCI and sensors yet: the kernel does without");
     let kernel = Kernel::find(files.kernel)?;
     log::info!("kernel: {}, entry {:#x}", kernel.form, kernel.entry);
     Ok(kernel)

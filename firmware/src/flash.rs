@@ -98,6 +98,28 @@ impl<L: IoSpace + FirmwareSpace> SystemFlash<L> {
         self.0.with_bmc(|bmc| work(driver, bmc)).ok_or(absent)?
     }
 
+    /// Does something with driver, BMC and bus, unless somebody else is using the flash, or there is none: then `None`.
+    pub fn try_with<T>(
+        &self,
+        work: impl FnOnce(
+            &mut Hiomap,
+            &mut nest::bt::Bt<&'static L>,
+            &'static L,
+        ) -> Result<T, HiomapError>,
+    ) -> Option<Result<T, HiomapError>> {
+        let mut driver = self.0.flash_driver().try_lock()?;
+        let driver = driver.as_mut()?;
+        self.0.with_bmc(|bmc| work(driver, bmc, self.0.bus()))
+    }
+
+    /// Bytes of the flash and of an erase block; `None` when there is none.
+    pub fn geometry(&self) -> Option<(u64, u64)> {
+        let driver = self.0.flash_driver().lock();
+        driver
+            .as_ref()
+            .map(|driver| (driver.size(), driver.erase_size()))
+    }
+
     /// Makes what is read next come from the BMC again, whatever window is open.
     pub fn forget_window(&self) {
         if let Some(driver) = self.0.flash_driver().lock().as_mut() {

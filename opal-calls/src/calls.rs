@@ -241,11 +241,11 @@ crate::opal_calls! {
     /// Reads from or writes to an I2C device.
     109 OPAL_I2C_REQUEST(token: AsyncToken, bus: I2cBus, request: OsAddr)               served I2c;
     /// Reads flash.
-    110 OPAL_FLASH_READ(id: FlashId, offset: u64, buf: OsAddr, size: u64, token: AsyncToken) absent Flash;
+    110 OPAL_FLASH_READ(id: FlashId, offset: u64, buf: OsAddr, size: u64, token: AsyncToken) served Flash;
     /// Writes flash.
-    111 OPAL_FLASH_WRITE(id: FlashId, offset: u64, buf: OsAddr, size: u64, token: AsyncToken) absent Flash;
+    111 OPAL_FLASH_WRITE(id: FlashId, offset: u64, buf: OsAddr, size: u64, token: AsyncToken) served Flash;
     /// Erases flash.
-    112 OPAL_FLASH_ERASE(id: FlashId, offset: u64, size: u64, token: AsyncToken)        absent Flash;
+    112 OPAL_FLASH_ERASE(id: FlashId, offset: u64, size: u64, token: AsyncToken)        served Flash;
     /// Passes a message of the diagnostics daemon.
     113 OPAL_PRD_MSG(msg: OsAddr)                                                       absent Prd;
     /// Reads LEDs.

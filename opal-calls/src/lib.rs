@@ -33,6 +33,7 @@ pub mod device_tree;
 pub mod entry;
 pub mod error;
 pub mod events;
+pub mod flash;
 pub mod hmi;
 pub mod host_sync;
 pub mod i2c;

@@ -5,9 +5,10 @@
 
 use nest::lpc::{ByteSpace, FwError, ProbeError};
 use nest::scom::{ChipIndex, Scom as _, ScomAddr, ScomError};
-use opal_calls::args::ChipId;
+use opal_calls::args::{ChipId, OsAddr};
 use opal_calls::error::{Answer, OpalError, SUCCESS};
 use opal_calls::nest_mmu::NestMmus;
+use opal_calls::os_memory::OsMemory as _;
 
 use super::serve::{Opal, SharedScom};
 use super::units::Unit;
@@ -79,6 +80,25 @@ impl Opal {
     }
 }
 
+impl Opal {
+    pub(super) fn xscom_read(&self, chip: ChipId, address: u64, value: OsAddr) -> Answer {
+        self.os.check(value, 8)?;
+        let (chip, address) = scom_place(chip, address)?;
+        let read = self.xscom.lock().read(chip, address).map_err(scom_code)?;
+        self.os.write_be64(value, read)?;
+        SUCCESS
+    }
+
+    pub(super) fn xscom_write(&self, chip: ChipId, address: u64, value: u64) -> Answer {
+        let (chip, address) = scom_place(chip, address)?;
+        self.xscom
+            .lock()
+            .write(chip, address, value)
+            .map_err(scom_code)?;
+        SUCCESS
+    }
+}
+
 /// The spaces of the bus.
 enum LpcSpace {
     Bytes(ByteSpace),
@@ -127,7 +147,7 @@ fn lpc_part(bytes: &mut [u8; 4], chip: ChipId, size: u32) -> Result<&mut [u8], O
 }
 
 /// Chip ids are places on the fabric on all machines that are known. Indirect addresses are not driven.
-pub(super) fn scom_place(chip: ChipId, address: u64) -> Result<(ChipIndex, ScomAddr), OpalError> {
+fn scom_place(chip: ChipId, address: u64) -> Result<(ChipIndex, ScomAddr), OpalError> {
     if address >> 63 != 0 {
         return Err(OpalError::OPAL_UNSUPPORTED);
     }

@@ -7,6 +7,7 @@
 pub mod clock;
 mod cpu_features;
 pub mod fast_reboot;
+pub mod flash;
 pub mod i2c;
 pub mod ipmi;
 pub mod kernel;

@@ -1,14 +1,16 @@
 //! What is moved on when the kernel polls or hands an interrupt of the firmware over: the console's input, transfers on
-//! I2C, requests to the on-chip controllers and to the BMC.
+//! I2C, requests to the on-chip controllers and to the BMC, work on the flash.
 //!
 //! Surprising fact: an interrupt says only that somebody should look, so both ways look at the same devices.
 #![forbid(unsafe_code)]
 
 use nest::bt;
 use nest::psi::PsiSource;
-use opal_calls::args::{Isn, OsAddr, Server};
+use opal_calls::args::{AsyncToken, FlashId, Isn, OsAddr, Server};
 use opal_calls::entry::Depth;
 use opal_calls::error::{Answer, OpalError, SUCCESS};
+use opal_calls::events::EventSet;
+use opal_calls::flash::What;
 use opal_calls::ipmi::Wish;
 use opal_calls::messages::{Kind, Message};
 use opal_calls::os_memory::OsMemory as _;
@@ -36,13 +38,36 @@ impl Opal {
         // Who polls needs no interrupt to look again.
         let _ = self.console.poll(me, &self.events);
         // A call that this one interrupted may be at any of these.
-        if !depth.is_nested() {
-            self.poll_devices();
-        }
+        let more = if depth.is_nested() {
+            EventSet::NONE
+        } else {
+            self.poll_devices()
+        };
         if events.0 != 0 {
-            self.os.write_be64(events, self.events.pending().0)?;
+            self.os
+                .write_be64(events, (self.events.pending() | more).0)?;
         }
         SUCCESS
+    }
+
+    /// A request for the flash. Polling is what moves it on.
+    pub(super) fn ask_flash(
+        &self,
+        token: AsyncToken,
+        id: FlashId,
+        range: (u64, u64),
+        what: What,
+    ) -> Answer {
+        let (flash, device) = self.flash.as_ref().ok_or(OpalError::OPAL_UNSUPPORTED)?;
+        flash.request(device, &self.messages, &self.os, token, id, range, what)
+    }
+
+    /// Another kernel starts: the firmware stops writing to the memory of this one.
+    pub(super) fn stop_flash_reads(&self) {
+        if let Some((flash, _)) = &self.flash {
+            // Who asks fetches what came of it next, or never.
+            let _ = flash.stop_reads(&self.messages, &self.events);
+        }
     }
 
     /// Moves transfers on. Who asks for one, or polls, looks for its end by itself.
@@ -51,8 +76,8 @@ impl Opal {
         let _ = (self.i2c).poll(&buses, &self.messages, &self.events, &self.os);
     }
 
-    /// Moves on what others do for the kernel. Who polls needs no interrupt to look again.
-    fn poll_devices(&self) {
+    /// Moves on what others do for the kernel. Who polls needs no interrupt to look again, but may need a reason to.
+    fn poll_devices(&self) -> EventSet {
         let _ = self.power.poll(&self.occs, &self.messages, &self.events);
         self.poll_i2c();
         if let Some((ipmi, bmc)) = &self.ipmi {
@@ -61,6 +86,11 @@ impl Opal {
             if let Some(wish) = ipmi.take_wish() {
                 self.pass_on(wish);
             }
+        }
+        // After the BMC's events: they say whether the flash is there.
+        match &self.flash {
+            Some((flash, device)) => flash.poll(device, &self.messages, &self.events, &self.os).0,
+            None => EventSet::NONE,
         }
     }
 

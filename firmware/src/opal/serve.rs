@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use isa::timebase::{self, Deadline, Ticks};
 use nest::core_control::{self, ControlError, Place};
 use nest::lock::Mutex;
-use nest::scom::Scom as _;
+use nest::lpc::CiLpc;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::args::{OsAddr, Server, ServerOrOthers};
 use opal_calls::calls::{self, Call};
@@ -17,6 +17,7 @@ use opal_calls::console::Console;
 use opal_calls::entry::{Depth, PROMPT, Pace, check_nesting, pace};
 use opal_calls::error::{Answer, OpalError, SUCCESS, to_r3};
 use opal_calls::events::Events;
+use opal_calls::flash::{Flash, What};
 use opal_calls::host_sync::HostSync;
 use opal_calls::i2c::I2c;
 use opal_calls::ipmi::Ipmi;
@@ -28,10 +29,11 @@ use opal_calls::table::{Facilities, Row};
 use opal_calls::xive::Xive;
 use opal_calls::{device_tree, hmi, nest_mmu};
 
-use super::buses::{NestMmuUnits, scom_code, scom_place};
+use super::buses::{NestMmuUnits, scom_code};
 use super::clock;
 use super::console::UartPort;
 use super::entry::{Request, give_up_stack};
+use super::flash::FlashDevice;
 use super::i2c::{Driven, I2cBuses};
 use super::ipmi::BmcPort;
 use super::maintenance::Registers;
@@ -62,6 +64,7 @@ pub(super) struct Opal {
     pub(super) host_sync: HostSync,
     pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
     pub(super) ipmi: Option<(Ipmi, BmcPort)>,
+    pub(super) flash: Option<(Flash, FlashDevice<CiLpc>)>,
     pub(super) nvram: Mutex<Nvram>,
     pub(super) xscom: SharedScom,
     pub(super) nest_mmus: Vec<Unit>,
@@ -196,36 +199,26 @@ impl Opal {
                 self.quiesce.serve(kind, target, me, &self.threads)
             }
             Call::OPAL_SIGNAL_SYSTEM_RESET { target, .. } => self.signal_reset(target, me),
-            Call::OPAL_SYNC_HOST_REBOOT { .. } => self.host_sync.serve(
-                &self.messages,
-                self.ipmi.as_ref().map(|(ipmi, _)| ipmi),
-                &self.events,
-            ),
+            Call::OPAL_SYNC_HOST_REBOOT { .. } => {
+                self.stop_flash_reads();
+                self.host_sync.serve(
+                    &self.messages,
+                    self.ipmi.as_ref().map(|(ipmi, _)| ipmi),
+                    &self.events,
+                )
+            }
             Call::OPAL_XSCOM_READ {
                 chip,
                 pcb_addr,
                 value,
                 ..
-            } => {
-                self.os.check(value, 8)?;
-                let (chip, address) = scom_place(chip, pcb_addr)?;
-                let read = self.xscom.lock().read(chip, address).map_err(scom_code)?;
-                self.os.write_be64(value, read)?;
-                SUCCESS
-            }
+            } => self.xscom_read(chip, pcb_addr, value),
             Call::OPAL_XSCOM_WRITE {
                 chip,
                 pcb_addr,
                 value,
                 ..
-            } => {
-                let (chip, address) = scom_place(chip, pcb_addr)?;
-                self.xscom
-                    .lock()
-                    .write(chip, address, value)
-                    .map_err(scom_code)?;
-                SUCCESS
-            }
+            } => self.xscom_write(chip, pcb_addr, value),
             Call::OPAL_LPC_READ {
                 chip,
                 space,
@@ -301,6 +294,29 @@ impl Opal {
                 self.poll_i2c();
                 answer
             }
+            Call::OPAL_FLASH_READ {
+                id,
+                offset,
+                buf,
+                size,
+                token,
+                ..
+            } => self.ask_flash(token, id, (offset, size), What::Read(buf)),
+            Call::OPAL_FLASH_WRITE {
+                id,
+                offset,
+                buf,
+                size,
+                token,
+                ..
+            } => self.ask_flash(token, id, (offset, size), What::Write(buf)),
+            Call::OPAL_FLASH_ERASE {
+                id,
+                offset,
+                size,
+                token,
+                ..
+            } => self.ask_flash(token, id, (offset, size), What::Erase),
             Call::OPAL_HANDLE_HMI { .. } => {
                 let _ = hmi::handle(&self.registers(thread), &self.messages, &self.events);
                 SUCCESS

@@ -16,6 +16,7 @@ use nest::scom::ChipIndex;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::console::Console;
 use opal_calls::events::{EventSet, Events};
+use opal_calls::flash::Flash;
 use opal_calls::host_sync::HostSync;
 use opal_calls::i2c::I2c;
 use opal_calls::ipmi::Ipmi;
@@ -28,11 +29,13 @@ use opal_calls::xive::Xive;
 use papr_services::level::Level;
 use papr_services::partition::Characteristics;
 use papr_services::tree::{Node, TreeError};
+use pnor_image::ffs::Found;
 
 use super::clock::Rtc;
 use super::console::UartPort;
 use super::entry::{self, BY_PIR, Launch};
 use super::fast_reboot::{self, Piece};
+use super::flash::FlashDevice;
 use super::gather::LOWEST_PAYLOAD;
 use super::i2c::I2cBuses;
 use super::ipmi::{self, BmcPort};
@@ -49,6 +52,7 @@ use super::xive::{self, Chips, XIVE};
 use crate::controllers;
 use crate::entry::ram::{self, OsRam, Ram};
 use crate::fdt::{Fdt, FdtError};
+use crate::flash::SystemFlash;
 use crate::inputs::Inputs;
 use crate::machine::{Machine, PowerAction};
 use crate::memory::{FIRMWARE, LOW_SIZE, MEMORY_CONSOLE, PARTITION, Plan, firmware_parts};
@@ -67,6 +71,8 @@ pub struct Handover {
     pub chip: &'static Chip,
     /// Console, clock, power: the devices.
     pub machine: &'static Machine,
+    /// What lies in the flash, if it has a table of that.
+    pub flash_table: Option<Found>,
     /// The settings that outlive a boot.
     pub nvram: Nvram,
     /// Who owns which memory.
@@ -248,6 +254,10 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         handover.machine.share_bmc_events();
         (Ipmi::new(event), BmcPort(handover.machine))
     });
+    let flash = FlashDevice::find(SystemFlash(handover.machine)).map(|mut device| {
+        device.describe(&mut tree.root, handover.flash_table.as_ref());
+        (Flash::new(), device)
+    });
     let blob = tree.flatten().map_err(StartError::Tree)?;
     if !nvram.lasts() {
         log::warn!("NVRAM is in memory only: what the kernel writes there will not last");
@@ -272,6 +282,9 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
     if ipmi.is_some() {
         have = have.with(Facility::Ipmi);
     }
+    if flash.is_some() {
+        have = have.with(Facility::Flash);
+    }
     if !i2c_buses.is_empty() {
         have = have.with(Facility::I2c);
     }
@@ -292,6 +305,7 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         host_sync: HostSync::new(),
         console: Console::new(UartPort(handover.machine)),
         ipmi,
+        flash,
         nvram: Mutex::new(nvram),
         xscom: Mutex::new(xscom),
         nest_mmus,

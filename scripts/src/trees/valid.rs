@@ -117,6 +117,11 @@ fn names(node: &Node) -> Vec<String> {
 fn unit_address(node: &Node, parent: &Node) -> Vec<String> {
     let unit = node.name.split_once('@').map(|(_, unit)| unit);
     let reg = node.property("reg");
+    // The one node whose reg is no place but a size: the kernel's driver reads 64 bits there (drivers/mtd/devices/powernv_flash.c).
+    let is_flash = node.property("compatible") == Some(b"ibm,opal-flash\0");
+    if is_flash && reg.is_some_and(|reg| reg.len() == 8) {
+        return vec![];
+    }
     match (unit, reg) {
         (None, None) => return vec![],
         (Some(_), None) => return vec!["a unit address without reg".to_owned()],
@@ -238,6 +243,12 @@ mod tests {
             ("status", b"okay\0"),
         ];
         assert_eq!(wrong("a@1f", good), none);
+        let size: &[(&str, &[u8])] = &[
+            ("compatible", b"ibm,opal-flash\0"),
+            ("reg", &[0, 0, 0, 2, 0, 0, 0, 0]),
+        ];
+        assert_eq!(wrong("flash@0", size), none);
+        assert_ne!(wrong("flash@0", &size[1..]), none);
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) struct Machine {
     pub(crate) on_skiboot: bool,
     /// Bytes of NVRAM by the tree, 0 without.
     pub(crate) nvram: u64,
+    /// Bytes of the flash and of its erase blocks by the tree, 0 without.
+    pub(crate) flash: [u64; 2],
     /// A node of the tree: the interrupt controller.
     pub(crate) phandle: u64,
     /// Whether the tree has a nest MMU.
@@ -91,6 +93,10 @@ pub(crate) extern "C" fn payload_start(r3: u64, r8: u64, r9: u64, msr: u64, bega
         thread_count: 1,
         on_skiboot: is_skiboot(&tree),
         nvram: number(&tree, &["ibm,opal", "nvram"], "#bytes"),
+        flash: [
+            wide(tree.property(&["ibm,opal", "flash"], "reg")),
+            number(&tree, &["ibm,opal", "flash"], "ibm,flash-block-size"),
+        ],
         phandle: number(&tree, &["ibm,opal"], "interrupt-parent"),
         has_nest_mmu: false,
         fast_reboots: number(&tree, &["chosen"], "nidus,fast-reboot"),

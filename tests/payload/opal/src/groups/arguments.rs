@@ -6,8 +6,10 @@
 
 use opal_calls::args::Class;
 use opal_calls::calls::{TABLE, token as t};
+use opal_calls::error::OpalError;
 use opal_calls::table::{Facility, Row, State};
 
+use super::flash::completion;
 use super::services::patiently;
 use crate::call::{call, code};
 use crate::mem;
@@ -65,6 +67,11 @@ impl Good {
     }
 }
 
+/// The answer of a call that has only started something.
+const ASYNC: i64 = OpalError::OPAL_ASYNC_COMPLETION.code();
+/// The token of requests to the flash.
+const FLASH: u64 = 77;
+
 /// Outputs of a call, far enough from each other.
 const fn at(n: u64) -> u64 {
     SCRATCH + 64 * n
@@ -73,6 +80,7 @@ const fn at(n: u64) -> u64 {
 /// Good arguments of a call; `None` when nobody has thought of any.
 fn good(row: &Row, setup: Setup) -> Option<Good> {
     const OK: Option<i64> = Some(code::SUCCESS);
+    const STARTS: Option<i64> = Some(ASYNC);
     /// A SCOM register that every chip has, and that nobody can write.
     const CHIP_ID: u64 = 0xf000f;
     /// The scratch register of the UART.
@@ -112,6 +120,10 @@ fn good(row: &Row, setup: Setup) -> Option<Good> {
             good_call([0, 1, 0], None).bad_id([code::UNSUPPORTED; 2])
         }
         t::OPAL_I2C_REQUEST => good_call([1, 1, p0], None),
+        t::OPAL_FLASH_READ | t::OPAL_FLASH_WRITE => {
+            good_call([0, 0x20_0000, p0, 16, FLASH], STARTS)
+        }
+        t::OPAL_FLASH_ERASE => good_call([0, 0x20_0000, 0x1_0000, FLASH], STARTS),
         t::OPAL_HANDLE_HMI2 => good_call([p0], OK),
         t::OPAL_GET_DEVICE_TREE => good_call([phandle, BUFFER, 0x4000], OK),
         t::OPAL_IPMI_SEND => good_call([0, p0, 3], None),
@@ -203,12 +215,16 @@ fn prepare(token: u64, args: &[u64; 8]) {
     }
 }
 
-/// Makes a call until it is not busy any more: a clock may take its time.
+/// Makes a call until it is not busy any more: a clock may take its time. What it has started is waited for.
 fn make(token: u64, args: [u64; 8]) -> i64 {
-    patiently(|| {
+    let got = patiently(|| {
         prepare(token, &args);
         call(token, args)
-    })
+    });
+    if got == ASYNC && completion(FLASH) != code::SUCCESS {
+        holds("arguments/the-flash-does-it", false);
+    }
+    got
 }
 
 fn sweep(machine: &Machine, row: &Row, good: &Good) {

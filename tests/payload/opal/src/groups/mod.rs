@@ -5,6 +5,7 @@ mod arguments;
 mod bench;
 mod entry;
 mod fast_reboot;
+mod flash;
 mod lpc;
 mod nvram;
 mod reboot;
@@ -41,6 +42,7 @@ const GROUPS: &[Group] = &[
     group("tokens", tokens::run),
     group("arguments", arguments::run),
     group("services", services::run),
+    group("flash", flash::run),
     group("xive", xive::run),
     group("abi", abi::run),
     group("threads", threads::run),
