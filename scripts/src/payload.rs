@@ -11,6 +11,7 @@ use crate::cases::Cases;
 use crate::image::{self, Image};
 use crate::machine::{Clock, Machine};
 use crate::milestone::{End, Watch};
+use crate::pnor;
 use crate::runner::{self, Boot};
 use crate::setup::qemu;
 use crate::tools::{Tools, target};
@@ -30,6 +31,8 @@ pub struct Payload {
     pub append: &'static str,
     /// Which clock it sees.
     pub clock: Clock,
+    /// Whether it lies in the flash as BOOTKERNEL, its command line in NVRAM, and QEMU loads nothing.
+    pub from_flash: bool,
 }
 
 const fn l1(name: &'static str, machine: &'static str, append: &'static str) -> Payload {
@@ -40,6 +43,7 @@ const fn l1(name: &'static str, machine: &'static str, append: &'static str) -> 
         smp: "1",
         append,
         clock: Clock::Wall,
+        from_flash: false,
     }
 }
 
@@ -52,6 +56,7 @@ pub const fn opal(name: &'static str, machine: &'static str) -> Payload {
         append: "",
         smp: "4,cores=2,threads=2",
         clock: Clock::Wall,
+        from_flash: false,
     }
 }
 
@@ -71,7 +76,7 @@ pub const fn opal_group(
 }
 
 /// All boots: everything on each machine, what depends on the level at the lower ones, and what needs threads.
-pub const PAYLOADS: [Payload; 12] = [
+pub const PAYLOADS: [Payload; 13] = [
     l1("l1-powernv10", "powernv10", "nidus.mode=papr"),
     l1("l1-powernv11", "powernv11", "nidus.mode=papr xive=off"),
     l1(
@@ -119,6 +124,11 @@ pub const PAYLOADS: [Payload; 12] = [
         append: "group=fast-reboot nidus.fast-reboot=keep",
         ..opal("opal-fast-reboot", "powernv11")
     },
+    Payload {
+        append: "group=fast-reboot",
+        from_flash: true,
+        ..opal("opal-fast-reboot-flash", "powernv10")
+    },
 ];
 
 /// Forbidden patterns of the firmware's own failures, which no program can cause.
@@ -152,15 +162,29 @@ pub fn machine(image: &Image, payload: &Payload) -> Result<Machine> {
     let program = image::build(payload.package, payload.package)?;
     // The next build may replace the program while QEMU still reads it.
     let kernel = target().join("payload").join(payload.name);
-    image::replace(&kernel, &fs::read(program)?)?;
-    Ok(Machine {
+    let program = fs::read(program)?;
+    image::replace(&kernel, &program)?;
+    let machine = Machine {
         bios: Some(image.lid.clone()),
-        kernel: Some(kernel),
         smp: payload.smp.to_owned(),
         memory: "4G".to_owned(),
-        append: payload.append.to_owned(),
         clock: payload.clock,
         ..Machine::new(payload.machine)
+    };
+    Ok(if payload.from_flash {
+        let flash = kernel.with_extension("pnor");
+        image::replace(&flash, &pnor::with_kernel(program, payload.append)?)?;
+        let drive = format!("file={},if=mtd,format=raw", flash.display());
+        Machine {
+            extra: vec!["-drive".to_owned(), drive],
+            ..machine
+        }
+    } else {
+        Machine {
+            kernel: Some(kernel),
+            append: payload.append.to_owned(),
+            ..machine
+        }
     })
 }
 

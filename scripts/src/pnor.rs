@@ -68,6 +68,15 @@ pub fn make(firmware: &Firmware, options: &Options) -> Result<(PathBuf, String)>
     Ok((place, holds))
 }
 
+/// Makes an image of QEMU's flash with this file as kernel, and its command line in NVRAM.
+pub fn with_kernel(file: Vec<u8>, bootargs: &str) -> Result<Vec<u8>> {
+    let layout = Layout::parse(&layout::text_of("qemu")?)?;
+    let contents = [("BOOTKERNEL".to_owned(), file, Form::default())];
+    let mut bytes = build::image(&layout, &contents)?;
+    set(&layout, &mut bytes, &[format!("bootargs={bootargs}")])?;
+    Ok(bytes)
+}
+
 /// Writes settings `NAME=VALUE` into the firmware's partition of NVRAM.
 pub fn set(layout: &Layout, image: &mut [u8], settings: &[String]) -> Result<()> {
     if settings.is_empty() {

@@ -198,6 +198,7 @@ pub(super) fn measure(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
         smp: "1",
         append: "nidus.mode=papr group=bench",
         clock: Clock::Instructions,
+        from_flash: false,
     };
     let two = Payload {
         name: "bench-threads",
