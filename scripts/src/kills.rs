@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use pnor_image::nvram;
-use pnor_image::nvram::journal::{self, Blocks, Medium, Recovered};
+use pnor_image::nvram::journal::{self, Blocks, Recovered};
 use pnor_image::tool::build;
 use pnor_image::tool::image::{Image as Flash, write_whole};
 use pnor_image::tool::layout::{self, Layout};
@@ -62,25 +62,6 @@ impl Outcome {
             "{} kills, {} of them between journal and end of a write; generation {}",
             self.kills, self.finished, self.generation
         )
-    }
-}
-
-/// NVRAM in a copy of the flash.
-struct Copy(Vec<u8>);
-
-impl Medium for Copy {
-    type Error = anyhow::Error;
-
-    fn read(&mut self, at: usize, into: &mut [u8]) -> Result<()> {
-        let from = self.0.get(at..at + into.len()).context("outside")?;
-        into.copy_from_slice(from);
-        Ok(())
-    }
-
-    fn write(&mut self, at: usize, from: &[u8]) -> Result<()> {
-        let place = self.0.get_mut(at..at + from.len()).context("outside")?;
-        place.copy_from_slice(from);
-        Ok(())
     }
 }
 
@@ -262,10 +243,9 @@ fn judge(fresh: &[u8], left: &[u8], boot: &Boot, expected: u64) -> Result<(u64, 
         "something else than NVRAM has changed"
     );
     let before = fresh.get(place.clone()).context("NVRAM is outside")?;
-    let mut copy = Copy(left.get(place).context("NVRAM is outside")?.to_vec());
-    let recovered = journal::recover(&mut copy, &Blocks::new(at, BLOCK, before.len()))?;
+    let mut now = left.get(place).context("NVRAM is outside")?.to_vec();
+    let recovered = journal::recover(&mut now, &Blocks::new(at, BLOCK, before.len()))?;
     ensure!(recovered != Recovered::Dropped, "the journal was dropped");
-    let now = copy.0;
     nvram::check(&now).map_err(|damage| anyhow::anyhow!("NVRAM: {damage}"))?;
     let words = now.get(AREA).context("NVRAM is small")?;
     let (first, _) = words.split_first_chunk().context("no words")?;

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha512};
 
 use super::{FREE, HEADER_SIZE, partitions};
 use crate::bytes::{array, be32, be64, part, put};
+use crate::flash::OutOfRange;
 
 /// Where NVRAM lasts.
 pub trait Medium {
@@ -34,6 +35,21 @@ pub trait Medium {
     /// # Errors
     /// The medium's; the erase blocks that were to be written may hold anything then.
     fn write(&mut self, at: usize, from: &[u8]) -> Result<(), Self::Error>;
+}
+
+/// NVRAM in memory, as a copy to look at.
+impl Medium for Vec<u8> {
+    type Error = OutOfRange;
+
+    fn read(&mut self, at: usize, into: &mut [u8]) -> Result<(), OutOfRange> {
+        let from = part(self, at, into.len()).ok_or(OutOfRange)?;
+        into.copy_from_slice(from);
+        Ok(())
+    }
+
+    fn write(&mut self, at: usize, from: &[u8]) -> Result<(), OutOfRange> {
+        put(self, at, from).then_some(()).ok_or(OutOfRange)
+    }
 }
 
 /// Begins a record. Another layout of the journal gets another mark.

@@ -31,6 +31,16 @@ Examples:
         puts Nidus into the image of a board; container, check sums and tables are seen to
   pnor-image extract board.pnor BOOTKERNEL vmlinux --payload
         takes a kernel out, without its container and unpacked
+  pnor-image verify new.pnor && pnor-image diff board.pnor new.pnor
+        before anything is written to a board: all is sound, and nothing but PAYLOAD has changed
+  pnor-image layouts p10 > own.toml
+        a layout to change; each [[partition]] has name, size, and where they matter offset, flags, content or file
+
+To write a board's flash, its BMC or the Linux on it has skiboot's pflash:
+  pflash -r board.pnor                          the whole flash into a file; keep it
+  pflash -f -e -P PAYLOAD -p payload.bin        one partition, from pnor-image extract new.pnor PAYLOAD payload.bin
+  pflash -f -e -P PAYLOAD -p old.bin            the way back, from pnor-image extract board.pnor PAYLOAD old.bin
+What a board does with development keys, and the steps with their checks: README.md, \"The flash\".
 
 A partition whose flags ask for a container (L) gets one, signed with the public development keys (\"imprint\"); a file
 that already is a container goes in as it is. Exit status: 0 all is well, 1 something is wrong with the image or the two

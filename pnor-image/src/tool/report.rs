@@ -12,6 +12,7 @@ use super::image::{Content, Image};
 use super::json::Json;
 use crate::container::{Header, signing};
 use crate::ffs::{Entry, Kind, Origin, flags};
+use crate::nvram::journal::{self, Blocks, Recovered};
 use crate::xz::{self, Decoder, Limits, Progress};
 use crate::{container, nvram};
 
@@ -312,7 +313,19 @@ fn container_words(header: &Header<'_>, data: &[u8], report: &mut PartitionRepor
     words
 }
 
+/// NVRAM after the write that was cut off, if one was; erase blocks of flash have one of these sizes.
+fn finished(data: &[u8], offset: u64) -> Option<Vec<u8>> {
+    [0x1000, 0x1_0000].into_iter().find_map(|size| {
+        let mut copy = data.to_vec();
+        let blocks = Blocks::new(offset, size, copy.len());
+        (journal::recover(&mut copy, &blocks) == Ok(Recovered::Finished)).then_some(copy)
+    })
+}
+
 fn nvram_words(data: &[u8], parts: &mut Vec<String>, report: &mut PartitionReport) {
+    // As boot will see it.
+    let finished = finished(data, report.offset);
+    let data = finished.as_deref().unwrap_or(data);
     match nvram::check(data) {
         Err(damage) => report.problems.push(format!("NVRAM: {damage}")),
         Ok(partitions) => {
@@ -325,5 +338,8 @@ fn nvram_words(data: &[u8], parts: &mut Vec<String>, report: &mut PartitionRepor
                 count(nvram::COMMON),
             ));
         }
+    }
+    if finished.is_some() {
+        parts.push("a write to it was cut off, which boot will finish".to_owned());
     }
 }

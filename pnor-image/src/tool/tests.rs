@@ -14,7 +14,9 @@ use super::layout::Layout;
 use super::map;
 use super::report::Report;
 use crate::container::{Description, unsigned};
+use crate::flash::OutOfRange;
 use crate::nvram;
+use crate::nvram::journal::{self, Blocks, Medium};
 
 /// One MiB: a partition of each kind, and the table's copy at the end.
 const SMALL: &str = "
@@ -263,6 +265,44 @@ fn every_kind_of_damage_is_named() {
     assert_eq!(
         Image::new(vec![0xff; 4096]).expect_err("none").to_string(),
         "no table of partitions; at 0x0: only ones: erased, or the flash does not answer"
+    );
+}
+
+/// NVRAM in memory, to which so many writes are possible.
+struct Ending(Vec<u8>, usize);
+
+impl Medium for Ending {
+    type Error = OutOfRange;
+
+    fn read(&mut self, at: usize, into: &mut [u8]) -> Result<(), OutOfRange> {
+        self.0.read(at, into)
+    }
+
+    fn write(&mut self, at: usize, from: &[u8]) -> Result<(), OutOfRange> {
+        self.1 = self.1.checked_sub(1).ok_or(OutOfRange)?;
+        self.0.write(at, from)
+    }
+}
+
+#[test]
+fn a_write_to_nvram_that_was_cut_off_is_shown_and_no_problem() {
+    let image = filled();
+    let at = start(&image, "NVRAM");
+    let old = image.raw(&image.entry("NVRAM").expect("there")).to_vec();
+    let mut new = old.clone();
+    nvram::set(&mut new, nvram::FIRMWARE, "nidus,mode", Some(b"papr")).expect("room");
+    let blocks = Blocks::new(at as u64, 0x1000, old.len());
+    let mut nvram = Ending(old.clone(), 1);
+    let spare = journal::spare(&old);
+    assert!(journal::change(&mut nvram, &blocks, &spare, 0, &old, &new).is_err());
+    let mut bytes = image.bytes.clone();
+    bytes[at..at + old.len()].copy_from_slice(&nvram.0);
+    let image = Image::new(bytes).expect("has a table");
+    assert_eq!(problems(&image), [""; 0]);
+    let text = Report::of(&image).text();
+    assert!(
+        text.contains("1 settings of firmware") && text.contains("a write to it was cut off"),
+        "{text}"
     );
 }
 
