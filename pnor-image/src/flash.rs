@@ -32,6 +32,8 @@ impl fmt::Display for OutOfRange {
     }
 }
 
+impl core::error::Error for OutOfRange {}
+
 impl Flash for &[u8] {
     type Error = OutOfRange;
 

@@ -37,7 +37,8 @@ pub fn run(tell: &mut dyn FnMut(&str, Result<String>)) -> Result<()> {
     };
     let program = program()?;
     for (name, longest) in TARGETS {
-        tell(name, one(&program, name, longest, seconds));
+        let came = one(&program, name, longest, seconds);
+        tell(&format!("fuzz {name}"), came);
     }
     Ok(())
 }

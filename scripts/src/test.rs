@@ -38,8 +38,8 @@ pub struct Options {
     /// Which level
     #[arg(value_enum, default_value = "all")]
     level: Level,
-    /// Only the cases of these names (of the levels payload and linux)
-    #[arg(value_parser = PossibleValuesParser::new(payload_names().chain(linux_names())))]
+    /// Only the cases of these names
+    #[arg(value_parser = PossibleValuesParser::new(HOST.into_iter().chain(payload_names()).chain(linux_names())))]
     names: Vec<String>,
     /// More words for the programs of the level payload, for example `rounds=1000000 race=migrate,doorbell`
     #[arg(long, default_value = "")]
@@ -55,7 +55,8 @@ impl Options {
         let has = |level: Level, name: &str| match level {
             Level::Payload => payload_names().any(|known| known == name),
             Level::Linux => linux_names().any(|known| known == name),
-            Level::Host | Level::All => false,
+            Level::Host => HOST.contains(&name),
+            Level::All => false,
         };
         let mut levels = match self.level {
             Level::All => vec![Level::Host, Level::Payload, Level::Linux],
@@ -72,6 +73,9 @@ impl Options {
         Ok(levels)
     }
 }
+
+/// The parts of the level host.
+const HOST: [&str; 4] = ["unit", "model", "pflash", "fuzz"];
 
 /// The cases of the level payload.
 fn payload_names() -> impl Iterator<Item = &'static str> {
@@ -102,7 +106,7 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
     let mut tallies = Vec::new();
     for level in levels {
         tallies.push(match level {
-            Level::Host => host(tools)?,
+            Level::Host => host(tools, &options.names)?,
             Level::Payload => payload(tools, options)?,
             Level::Linux => linux(tools, &options.names)?,
             Level::All => continue,
@@ -127,44 +131,53 @@ pub fn run(tools: &Tools, options: &Options) -> Result<bool> {
 
 /// All tests of the workspace, the model checker's of the agreement between threads, and what needs a tool that set-up
 /// brought.
-fn host(tools: &Tools) -> Result<Tally> {
+fn host(tools: &Tools, names: &[String]) -> Result<Tally> {
     println!("== host");
-    let mut tally = cargo_test(&["test", "--workspace", "--no-fail-fast"])?;
-    let model = cargo_test(&[
-        "test",
-        "-p",
-        "papr-services",
-        "--features",
-        "model",
-        "nested::model::",
-    ])?;
-    tally.passed += model.passed;
-    // Where no model was tried, none held.
-    tally.failed += model.failed + usize::from(model.passed == 0);
-    tally.note.push_str(&model.note);
-    match pnor::agreement(tools) {
-        Ok(count) => {
-            println!("ok     pflash and pnor-image agree on {count} partitions");
-            tally.passed += 1;
-        }
-        Err(error) => {
-            println!("FAILED pflash and pnor-image: {error:#}");
-            tally.failed += 1;
-        }
+    let mut tally = Tally {
+        level: "host",
+        passed: 0,
+        failed: 0,
+        note: String::new(),
+    };
+    let chosen = |name: &str| chosen(name, names);
+    if chosen("unit") {
+        tally = cargo_test(&["test", "--workspace", "--no-fail-fast"])?;
     }
-    let fuzzed = fuzz::run(&mut |name, result| match result {
+    if chosen("model") {
+        let model = cargo_test(&[
+            "test",
+            "-p",
+            "papr-services",
+            "--features",
+            "model",
+            "nested::model::",
+        ])?;
+        tally.passed += model.passed;
+        // Where no model was tried, none held.
+        tally.failed += model.failed + usize::from(model.passed == 0);
+        tally.note.push_str(&model.note);
+    }
+    let mut tell = |name: &str, result: Result<String>| match result {
         Ok(note) => {
-            println!("ok     fuzz {name}: {note}");
+            println!("ok     {name}: {note}");
             tally.passed += 1;
         }
         Err(error) => {
-            println!("FAILED fuzz {name}: {error:#}");
+            println!("FAILED {name}: {error:#}");
             tally.failed += 1;
         }
-    });
-    if let Err(error) = fuzzed {
-        println!("FAILED fuzz: {error:#}");
-        tally.failed += 1;
+    };
+    if chosen("pflash") {
+        let agreed = pnor::agreement(tools);
+        tell(
+            "pflash and pnor-image",
+            agreed.map(|count| format!("they agree on {count} partitions")),
+        );
+    }
+    if chosen("fuzz")
+        && let Err(error) = fuzz::run(&mut tell)
+    {
+        tell("fuzz", Err(error));
     }
     Ok(tally)
 }

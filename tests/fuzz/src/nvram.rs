@@ -15,6 +15,8 @@ const BLOCK: usize = 0x1000;
 /// A flash whose power goes after so many bytes; the erase block that is being written is left erased from there on.
 struct Flash {
     bytes: Vec<u8>,
+    /// Where NVRAM begins in it.
+    at: usize,
     left: usize,
 }
 
@@ -34,8 +36,8 @@ impl Medium for Flash {
             return Ok(());
         }
         if self.left == 0 && count.is_multiple_of(3) {
-            let end = (at + count) / BLOCK * BLOCK + BLOCK;
-            self.bytes[at + count..end].fill(0xff);
+            let end = (self.at + at + count) / BLOCK * BLOCK + BLOCK - self.at;
+            self.bytes[at + count..end.min(SIZE)].fill(0xff);
         }
         Err(())
     }
@@ -95,30 +97,35 @@ fn cut_off(mut input: Bytes<'_>, old: &[u8]) {
     }
     // What is free before and after it.
     let spare = spare.start.max(journal::spare(&new).start)..SIZE;
-    let blocks = Blocks::new(0x8000 + 0x10 * u64::from(input.byte()), BLOCK as u64, SIZE);
-    let mut flash = Flash {
+    let start = 0x8000 + 0x10 * usize::from(input.byte());
+    let blocks = Blocks::new(start as u64, BLOCK as u64, SIZE);
+    assert_eq!(blocks.cover(0..SIZE), 0..SIZE);
+    let flash = |left| Flash {
         bytes: old.to_vec(),
-        left: input.below(8 * BLOCK),
+        at: start,
+        left,
     };
-    let span = blocks.cover(0..SIZE);
-    assert_eq!(span, 0..SIZE);
-    let changed = journal::change(&mut flash, &blocks, &spare, 0, old, &new);
-    let is_cut = changed.is_err();
-    flash.left = usize::MAX;
-    let recovered = journal::recover(&mut flash, &blocks).expect("the power is on");
+    let mut whole = flash(usize::MAX);
+    let is_safe = journal::change(&mut whole, &blocks, &spare, 0, old, &new).expect("no cut");
     let used = ..spare.start;
-    if !is_cut {
-        assert_eq!(flash.bytes[used], new[used]);
-    } else if spare.start + 0x100 < SIZE && recovered != Recovered::Nothing {
-        assert!(flash.bytes[used] == old[used] || flash.bytes[used] == new[used]);
+    assert_eq!(whole.bytes[used], new[used]);
+    assert_eq!(
+        journal::recover(&mut whole, &blocks),
+        Ok(Recovered::Nothing)
+    );
+    let mut cut = flash(input.below(8 * BLOCK));
+    let is_done = journal::change(&mut cut, &blocks, &spare, 0, old, &new).is_ok();
+    cut.left = usize::MAX;
+    let recovered = journal::recover(&mut cut, &blocks).expect("the power is on");
+    if is_safe {
+        assert!(
+            cut.bytes[used] == new[used] || !is_done && cut.bytes[used] == old[used],
+            "neither: {recovered:?}"
+        );
     }
     // Whatever is in the place of a journal.
-    let mut hostile = Flash {
-        bytes: flash.bytes,
-        left: usize::MAX,
-    };
-    for place in hostile.bytes.iter_mut().rev().take(0x200).rev() {
+    for place in cut.bytes.iter_mut().rev().take(0x200).rev() {
         *place ^= input.byte();
     }
-    let _ = journal::recover(&mut hostile, &blocks);
+    let _ = journal::recover(&mut cut, &blocks);
 }
