@@ -120,7 +120,7 @@ impl Choice {
             (None, Mode::Opal) if self.starts_second() => {
                 initramfs::kexec(tools, &kernel, &self.short_kernel())?
             }
-            (None, Mode::Opal) if self.says("nidus_do=devices") => {
+            (None, Mode::Opal) if self.says("nidus_do=devices") || self.says("nidus_do=flash") => {
                 initramfs::devices(tools, &self.short_kernel())?
             }
             (None, _) => initramfs::small(tools, self.tells_levels())?,

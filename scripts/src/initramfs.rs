@@ -23,7 +23,7 @@ use crate::tools::{self, Tools, repository, target};
 /// What QEMU's `powernv` machines load at most (`INITRD_MAX_SIZE` in hw/ppc/pnv.c).
 const LARGEST: usize = 128 << 20;
 /// Applets of busybox that the scripts and a person at the shell use.
-const APPLETS: [&str; 54] = [
+const APPLETS: [&str; 55] = [
     "awk",
     "base64",
     "cat",
@@ -66,6 +66,7 @@ const APPLETS: [&str; 54] = [
     "setsid",
     "sh",
     "sha256sum",
+    "sha512sum",
     "sleep",
     "stty",
     "tac",
@@ -134,6 +135,7 @@ pub fn devices(tools: &Tools, name: &str) -> Result<PathBuf> {
     let path = target().join(format!("initrd/devices-{name}.cpio"));
     let mut archive = base(tools)?;
     add_modules(&mut archive, &kernel::drivers(tools, name)?)?;
+    archive.file("bin/flash-erase", 0o755, &flash_erase())?;
     image::replace(&path, &archive.finish()?)?;
     Ok(path)
 }
@@ -213,6 +215,28 @@ fn base(tools: &Tools) -> Result<Archive<Vec<u8>>> {
     }
     archive.file("bin/restart", 0o755, &restart())?;
     Ok(archive)
+}
+
+/// A program that erases a part of the flash, for which busybox has nothing: it is open as file 3, and start and length come
+/// in, 32 bits each.
+fn flash_erase() -> Vec<u8> {
+    const CODE: [u32; 13] = [
+        0x3800_0003, // li   r0, 3           read
+        0x3860_0000, // li   r3, 0
+        0x3881_ffc0, // addi r4, r1, -64     where nothing is in use
+        0x38a0_0008, // li   r5, 8
+        0x4400_0002, // sc
+        0x3860_0003, // li   r3, 3
+        0x3c80_8008, // lis  r4, 0x8008
+        0x6084_4d02, // ori  r4, r4, 0x4d02  MEMERASE
+        0x38a1_ffc0, // addi r5, r1, -64
+        0x3800_0036, // li   r0, 54          ioctl
+        0x4400_0002, // sc
+        0x3800_0001, // li   r0, 1           exit, with the error's number
+        0x4400_0002, // sc
+    ];
+    let code: Vec<u8> = CODE.iter().flat_map(|word| word.to_le_bytes()).collect();
+    tiny_elf::file(Class::Little64, &code, false)
 }
 
 /// A program that restarts the machine with the word that it is given, which busybox's `reboot` cannot: on bare metal

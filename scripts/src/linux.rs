@@ -21,6 +21,7 @@ mod cases;
 mod devices;
 mod flash;
 mod kvm_hosts;
+mod mtd;
 mod opal;
 mod payload_forms;
 mod warnings;
@@ -41,6 +42,8 @@ enum Work {
     LikeSkiboot(Choice),
     /// Two boots with the same flash: the kernel owns the machine, then it is a partition because NVRAM says so.
     Flash,
+    /// A boot whose kernel reads, erases and writes the flash.
+    FlashCalls,
     /// A conversation on a terminal, with the arguments of `scripts/run`.
     Shell(&'static str, Vec<Step>),
     /// A machine with something wrong: it has to say this in one line, and stop in this way.
@@ -109,6 +112,7 @@ enum ReadyWork {
     Boot(Box<ReadyBoot>),
     LikeSkiboot(Box<ReadyBoot>),
     Flash(PathBuf, Box<[ReadyBoot; 2]>),
+    FlashCalls(PathBuf, Box<ReadyBoot>),
     Shell(String, Vec<Step>),
 }
 
@@ -136,6 +140,11 @@ pub fn prepare(tools: &Tools, image: &Image, case: Case) -> Result<Ready> {
             second.machine = flash::without_mode(second.machine);
             let both = [ready(tools, image, &opal, vec![])?, second];
             ReadyWork::Flash(path, Box::new(both))
+        }
+        Work::FlashCalls => {
+            let path = mtd::make()?;
+            let ready = ready(tools, image, &mtd::choice(&path), vec![])?;
+            ReadyWork::FlashCalls(path, Box::new(ready))
         }
         Work::Shell(arguments, steps) => {
             let program = std::env::current_exe()?;
@@ -226,6 +235,15 @@ pub fn run(tools: &Tools, case: &Ready) -> Result<Outcome> {
                 }
             }
             all.ok_or_else(|| anyhow::anyhow!("no boot"))
+        }
+        ReadyWork::FlashCalls(path, ready) => {
+            let name = format!("linux-{}", case.name);
+            let report = boot(tools, &name, ready, &ready.machine)?;
+            let mut outcome = judge(&report, &[]);
+            if outcome.problem.is_none() {
+                outcome.problem = mtd::problem(path, &report.lines)?;
+            }
+            Ok(outcome)
         }
         ReadyWork::Shell(line, steps) => {
             let start = std::time::Instant::now();

@@ -441,6 +441,10 @@ pub fn cases() -> Vec<Case> {
         name: "flash",
         work: Work::Flash,
     });
+    all.push(Case {
+        name: "opal-flash",
+        work: Work::FlashCalls,
+    });
     all.extend(opal::cases());
     all.extend(payload_forms::cases());
     all

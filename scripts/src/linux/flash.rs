@@ -25,14 +25,19 @@ const LAST_WORDS: nvram::Id = nvram::Id {
 /// The setting that the second boot goes by.
 const SETTING: (&str, &str) = ("nidus,mode", "papr");
 
+/// The arguments that make this file the machine's flash.
+pub(super) fn drive(image: &Path) -> Vec<String> {
+    vec![
+        "-drive".to_owned(),
+        format!("file={},if=mtd,format=raw", image.display()),
+    ]
+}
+
 /// What both boots run: the first says its mode on the command line, the second says nothing.
 pub(super) fn choices(image: &Path) -> [Choice; 2] {
     [Mode::Opal, Mode::Papr].map(|mode| Choice {
         memory: "2G".to_owned(),
-        extra: vec![
-            "-drive".to_owned(),
-            format!("file={},if=mtd,format=raw", image.display()),
-        ],
+        extra: drive(image),
         ..Choice::new(mode)
     })
 }

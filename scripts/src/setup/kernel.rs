@@ -137,13 +137,13 @@ fn reduce(root: &Path, _: &Fetched) -> Result<()> {
     keep(root, &order)
 }
 
-/// Drivers of what the firmware serves in OPAL mode: the BMC. The bus driver of I2C is built in.
-const DRIVERS: [&str; 2] = ["ipmi-powernv", "ipmi-devintf"];
+/// Drivers of what the firmware serves in OPAL mode: the BMC, the flash and its parts. The bus driver of I2C is built in.
+const DRIVERS: [&str; 4] = ["ipmi-powernv", "ipmi-devintf", "ofpart", "powernv-flash"];
 /// What reads I2C devices and sensors, where the kernel has them as modules.
 const OPTIONAL_DRIVERS: [&str; 3] = ["i2c-dev", "ibmpowernv", "leds-pca955x"];
 /// The item with the drivers of the kernel of that name.
 fn drivers_item(name: &str) -> String {
-    format!("drivers-{name}")
+    format!("device-drivers-{name}")
 }
 
 /// Unpacks the drivers of a kernel that is there, in the same version, unless they are there.
