@@ -337,7 +337,7 @@ fn kernel(files: &Files) -> Result<Kernel, Fatal> {
             initrd.start, initrd.end
         )));
     }
-    log::info!("opal mode has no PCI and sensors yet: the kernel does without");
+    log::info!("opal mode has no PCI yet: the kernel does without");
     let kernel = Kernel::find(files.kernel)?;
     log::info!("kernel: {}, entry {:#x}", kernel.form, kernel.entry);
     Ok(kernel)

@@ -19,6 +19,7 @@ pub mod lock;
 pub mod lpc;
 pub mod mmio;
 pub mod occ;
+pub mod occ_sensors;
 pub mod psi;
 pub mod rtc;
 pub mod scom;

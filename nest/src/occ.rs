@@ -12,9 +12,9 @@ use crate::scom::{ChipIndex, Scom, ScomAddr};
 /// Where the shared area is in the chip's HOMER memory, and its bytes.
 pub const AREA: core::ops::Range<u64> = 0xe_2000..0xe_6000;
 
-/// The address registers of the OCC's bridge to memory: base and mask of HOMER.
-const PBA_BAR0: ScomAddr = ScomAddr(0x0101_0cda);
-const PBA_MASK0: ScomAddr = ScomAddr(0x0101_0cde);
+/// The address registers of the OCC's bridge to memory, one after the other: bases and masks of its windows.
+const PBA_BAR: ScomAddr = ScomAddr(0x0101_0cda);
+const PBA_MASK: ScomAddr = ScomAddr(0x0101_0cde);
 /// The mask when nobody has set it.
 const MASK_UNSET: u64 = 0x0000_01ff_fff0_0000;
 /// What of the base is an address of memory. Above it are devices.
@@ -22,11 +22,17 @@ const MEMORY: u64 = 0x0003_ffff_fff0_0000;
 
 /// Where HOMER memory is; `None` when the chip has none.
 pub fn homer(scom: &mut impl Scom, chip: ChipIndex) -> Option<u64> {
-    let base = scom.read(chip, PBA_BAR0).ok()?;
-    let mask = scom.read(chip, PBA_MASK0).ok()?;
+    const HOMER: u32 = 0;
+    window(scom, chip, HOMER, AREA.end)
+}
+
+/// Where the memory of the bridge's `n`-th window is, if it has at least this size.
+pub(crate) fn window(scom: &mut impl Scom, chip: ChipIndex, n: u32, least: u64) -> Option<u64> {
+    let base = scom.read(chip, PBA_BAR.plus(n)).ok()?;
+    let mask = scom.read(chip, PBA_MASK.plus(n)).ok()?;
     let is_set = base != 0 && base & !MEMORY == 0 && mask != MASK_UNSET;
-    let size = (mask | 0xf_ffff) + 1;
-    (is_set && size >= AREA.end).then_some(base)
+    let size = (mask | 0xf_ffff).checked_add(1)?;
+    (is_set && size >= least).then_some(base)
 }
 
 /// Most pstates of a table.

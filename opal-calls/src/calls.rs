@@ -197,7 +197,7 @@ crate::opal_calls! {
     /// Ends all access of the firmware to memory of the kernel, before another kernel starts.
     87  OPAL_SYNC_HOST_REBOOT()                                                         served Always;
     /// Reads a sensor, 32 bits.
-    88  OPAL_SENSOR_READ(sensor: Handle, token: AsyncToken, data: OsAddr)               absent Sensors;
+    88  OPAL_SENSOR_READ(sensor: Handle, token: AsyncToken, data: OsAddr)               served Sensors;
     /// Reads a system parameter.
     89  OPAL_GET_PARAM(token: AsyncToken, id: u32, buf: OsAddr, len: u64)               absent Fsp;
     /// Writes a system parameter.
@@ -345,7 +345,7 @@ crate::opal_calls! {
     /// Sets the templates of an OpenCAPI link.
     161 OPAL_NPU_TL_SET(phb: PhbId, bdfn: u32, capabilities: u64, rates: OsAddr, size: u32) absent OpenCapi;
     /// Reads a sensor, 64 bits.
-    162 OPAL_SENSOR_READ_U64(sensor: Handle, token: AsyncToken, data: OsAddr)           absent Sensors;
+    162 OPAL_SENSOR_READ_U64(sensor: Handle, token: AsyncToken, data: OsAddr)           served Sensors;
     /// Turns a group of sensors on or off.
     163 OPAL_SENSOR_GROUP_ENABLE(group: Handle, token: AsyncToken, enable: bool)        absent Sensors;
     /// Reads the tunnel address of a host bridge.

@@ -44,6 +44,7 @@ pub mod nest_mmu;
 pub mod os_memory;
 pub mod power;
 pub mod quiesce;
+pub mod sensors;
 pub mod table;
 pub mod trace;
 pub mod xive;

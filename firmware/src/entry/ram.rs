@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use isa::addr::Ra;
 use nest::chip::Chip;
 use nest::lpc::CiLpc;
-use nest::occ;
 use nest::scom::{ChipIndex, Scom};
+use nest::{occ, occ_sensors};
 use opal_calls::args::OsAddr;
 use opal_calls::os_memory::{BadPointer, BadRanges, OsMap, OsMemory};
 use papr_services::guest_ram::Extent;
@@ -47,11 +47,27 @@ pub fn lpc(chip: &Chip) -> &'static CiLpc {
 /// What the on-chip controller of `chip` shares with the firmware, if it has such memory.
 pub fn occ_area(scom: &mut impl Scom, chip: ChipIndex) -> Option<&'static [AtomicU8]> {
     let at = occ::homer(scom, chip)? + occ::AREA.start;
-    let start = core::ptr::with_exposed_provenance(at as usize);
     let length = (occ::AREA.end - occ::AREA.start) as usize;
     // SAFETY: the bridge's registers say that this is memory, and below where devices are; whoever set them up keeps it from
-    // everybody but the controller and us. Bytes are atomics, so the controller may write at any time.
-    Some(unsafe { core::slice::from_raw_parts(start, length) })
+    // everybody but the controller and us.
+    Some(unsafe { bytes(at, length) })
+}
+
+/// Where the `n`-th on-chip controller puts what it measures, if there is such memory; by the bridge of `chip`.
+pub fn occ_sensors(scom: &mut impl Scom, chip: ChipIndex, n: u8) -> Option<&'static [AtomicU8]> {
+    let block = occ_sensors::block(scom, chip, n)?;
+    // SAFETY: as above.
+    Some(unsafe { bytes(block.start, (block.end - block.start) as usize) })
+}
+
+/// Memory that another processor writes at any time: its bytes are atomics.
+///
+/// # Safety
+/// The range must be memory, and not of any Rust object.
+unsafe fn bytes(at: u64, length: usize) -> &'static [AtomicU8] {
+    let start = core::ptr::with_exposed_provenance(at as usize);
+    // SAFETY: the caller vouches for the range; real mode addresses are real addresses; memory is never taken away.
+    unsafe { core::slice::from_raw_parts(start, length) }
 }
 
 /// The memory console in its place.

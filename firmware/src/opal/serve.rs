@@ -27,7 +27,7 @@ use opal_calls::power::Power;
 use opal_calls::quiesce::Quiesce;
 use opal_calls::table::{Facilities, Row};
 use opal_calls::xive::Xive;
-use opal_calls::{device_tree, hmi, nest_mmu};
+use opal_calls::{device_tree, hmi, nest_mmu, sensors};
 
 use super::buses::{NestMmuUnits, scom_code};
 use super::clock;
@@ -39,6 +39,7 @@ use super::ipmi::BmcPort;
 use super::maintenance::Registers;
 use super::occ::Occs;
 use super::reboot::Again;
+use super::sensors::Blocks;
 use super::subtrees::KeptTree;
 use super::threads::{AllThreads, OpalThread};
 use super::tree::CONSOLE_BUFFER;
@@ -71,6 +72,7 @@ pub(super) struct Opal {
     pub(super) i2c: I2c,
     pub(super) i2c_buses: I2cBuses,
     pub(super) occs: Occs,
+    pub(super) sensors: Blocks,
     pub(super) power: Power,
     pub(super) tree: KeptTree,
     pub(super) again: Again,
@@ -282,6 +284,12 @@ impl Opal {
             } => self
                 .power
                 .set_ratio(&self.occs, &self.messages, handle, token, ratio),
+            Call::OPAL_SENSOR_READ { sensor, data, .. } => {
+                sensors::read(&self.sensors, &self.os, sensor, data)
+            }
+            Call::OPAL_SENSOR_READ_U64 { sensor, data, .. } => {
+                sensors::read_u64(&self.sensors, &self.os, sensor, data)
+            }
             Call::OPAL_I2C_REQUEST {
                 token,
                 bus,

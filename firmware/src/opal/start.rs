@@ -12,6 +12,7 @@ use core::sync::atomic::Ordering;
 use nest::chip::Chip;
 use nest::lock::Mutex;
 use nest::occ::Occ;
+use nest::occ_sensors::Sensors;
 use nest::scom::ChipIndex;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::console::Console;
@@ -42,7 +43,7 @@ use super::ipmi::{self, BmcPort};
 use super::kernel::{self, Kernel};
 use super::occ::Occs;
 use super::reboot::Again;
-use super::sensors;
+use super::sensors::Blocks;
 use super::serve::{OPAL, Opal};
 use super::subtrees::KeptTree;
 use super::threads::{self, AllThreads, MAX_PIR, OpalThread};
@@ -237,7 +238,17 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         .into_iter()
         .map(|(unit, _)| unit)
         .collect();
-    sensors::describe(&mut tree.root);
+    let chips = || handover.inputs.chips.iter();
+    // All controllers share the memory that the bridge of the first chip names.
+    let first = chips().find_map(|chip| u8::try_from(*chip).ok().map(ChipIndex));
+    let blocks = Blocks::new((0..).zip(chips()).filter_map(|(n, chip)| {
+        let chip = ChipIndex(u8::try_from(*chip).ok()?);
+        Some((
+            chip,
+            Sensors::new(ram::occ_sensors(&mut xscom, first?, n)?)?,
+        ))
+    }));
+    blocks.describe(&mut tree.root, controllers::is_fused(&handover.inputs));
     let occs = Occs::new(handover.inputs.chips.iter().filter_map(|chip| {
         let chip = ChipIndex(u8::try_from(*chip).ok()?);
         Some((chip, Occ::new(ram::occ_area(&mut xscom, chip)?)?))
@@ -291,6 +302,9 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
     if !occs.is_empty() {
         have = have.with(Facility::Occ);
     }
+    if !blocks.is_empty() {
+        have = have.with(Facility::Sensors);
+    }
     if !nest_mmus.is_empty() {
         have = have.with(Facility::Nmmu);
     }
@@ -312,6 +326,7 @@ fn prepare(handover: Handover) -> Result<u64, StartError> {
         i2c: I2c::new(),
         i2c_buses,
         occs,
+        sensors: blocks,
         power: Power::new(),
         tree: KeptTree::new(tree.root),
         again: Again::new(handover.tree, payload),

@@ -58,6 +58,8 @@ pub(crate) struct Machine {
     pub(crate) fast_reboots: u64,
     /// Where the firmware keeps a copy of this program, 0 when it does not.
     pub(crate) kept: u64,
+    /// Whether it has sensors.
+    pub(crate) has_sensors: bool,
     /// An interrupt of the firmware itself.
     pub(crate) isn: u64,
 }
@@ -101,6 +103,7 @@ pub(crate) extern "C" fn payload_start(r3: u64, r8: u64, r9: u64, msr: u64, bega
         has_nest_mmu: false,
         fast_reboots: number(&tree, &["chosen"], "nidus,fast-reboot"),
         kept: 0,
+        has_sensors: false,
         isn: number(&tree, &["ibm,opal"], "opal-interrupts"),
     };
     machine.threads[0] = thread::boot().pir.load(Ordering::Relaxed);
@@ -165,6 +168,9 @@ fn look_around(tree: &Tree<'_>, machine: &mut Machine) {
     });
     tree.children(&["xscom"], |node, _, _| {
         machine.has_nest_mmu |= node.starts_with("nmmu@");
+    });
+    tree.children(&["ibm,opal", "sensors"], |_, _, _| {
+        machine.has_sensors = true;
     });
     tree.children(&["cpus"], |_, name, value| {
         if name == "ibm,ppc-interrupt-server#s" {

@@ -119,6 +119,9 @@ fn good(row: &Row, setup: Setup) -> Option<Good> {
         t::OPAL_SET_POWERCAP | t::OPAL_SET_POWER_SHIFT_RATIO => {
             good_call([0, 1, 0], None).bad_id([code::UNSUPPORTED; 2])
         }
+        t::OPAL_SENSOR_READ | t::OPAL_SENSOR_READ_U64 => {
+            good_call([0x00c0_0000, 1, p0], None).bad_id([code::PARAMETER; 2])
+        }
         t::OPAL_I2C_REQUEST => good_call([1, 1, p0], None),
         t::OPAL_FLASH_READ | t::OPAL_FLASH_WRITE => {
             good_call([0, 0x20_0000, p0, 16, FLASH], STARTS)
@@ -191,6 +194,10 @@ pub(super) fn run(machine: &Machine) {
         // The reason of a reboot is looked at only when there is one.
         let is_tried = has_class(Class::Pointer) || has_class(Class::Id);
         if !is_tried || row.token == t::OPAL_CEC_REBOOT2 {
+            continue;
+        }
+        if row.needs == Facility::Sensors && !machine.has_sensors {
+            skip(format_args!("arguments/{}", row.name), "no sensors");
             continue;
         }
         match good(row, setup) {

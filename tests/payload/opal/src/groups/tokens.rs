@@ -13,8 +13,13 @@ const UNKNOWN: [u64; 7] = [181, 999, 1000, 0xffff_ffff, 1 << 32, 1 << 63, u64::M
 pub(super) fn run(machine: &Machine) {
     for row in TABLE {
         let is_known = call(token::OPAL_CHECK_TOKEN, [row.token]);
-        // Of what a machine can lack, these machines lack at most the nest MMU.
-        let is_there = row.needs != Facility::Nmmu || machine.has_nest_mmu;
+        // Of what a machine can lack, these machines lack at most these.
+        let is_lacking = match row.needs {
+            Facility::Nmmu => !machine.has_nest_mmu,
+            Facility::Sensors => !machine.has_sensors,
+            _ => false,
+        };
+        let is_there = !is_lacking;
         let is_served = row.state == State::Served && is_there;
         case(
             format_args!("check/{}", row.name),
