@@ -93,13 +93,22 @@ impl Opal {
             log::error!("no fast reboot: no tree: {why:?}");
             OpalError::OPAL_UNSUPPORTED
         })?;
-        log::info!("fast reboot");
-        let (hold, others) = (Kind::Hold as u32, ServerOrOthers(-1));
         let server = Server(u64::from(me.pir));
-        match self.quiesce.serve(hold, others, server, &self.threads) {
+        let quiesce = |kind: Kind| {
+            let others = ServerOrOthers(-1);
+            self.quiesce
+                .serve(kind as u32, others, server, &self.threads)
+        };
+        match quiesce(Kind::Hold) {
             Err(OpalError::OPAL_PARTIAL) => self.full("a thread does not leave its call"),
             answer => answer?,
         };
+        // The next boot knows nothing of a transfer that a unit goes on with. Kernels poll, and call again.
+        if self.messages.under_way() > 0 {
+            quiesce(Kind::Resume)?;
+            return Err(OpalError::OPAL_BUSY_EVENT);
+        }
+        log::info!("fast reboot");
         if gather::prepare().is_none() {
             self.full("there is no room below the firmware");
         }

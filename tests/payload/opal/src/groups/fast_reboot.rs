@@ -5,9 +5,11 @@
 use core::sync::atomic::Ordering;
 
 use opal_calls::calls::token as t;
+use opal_calls::error::OpalError;
 
+use super::flash;
 use crate::call::{call, code, quietly};
-use crate::mem::layout::DIARY;
+use crate::mem::layout::{BUFFER, DIARY};
 use crate::mem::{damage, read_be64, write_be64};
 use crate::processor::{relax, time_base};
 use crate::report::case;
@@ -56,6 +58,7 @@ pub(super) fn run(machine: &Machine) {
         1 => {
             check("one", machine.fast_reboots == 1);
             start_others(machine);
+            operation_first();
             match others().next() {
                 Some(thread) => thread.run(|thread| {
                     let code = again();
@@ -106,6 +109,18 @@ fn check(name: &str, statement: bool) {
 fn again() -> i64 {
     write_be64(TIME, time_base());
     call(t::OPAL_CEC_REBOOT2, [FAST, 0])
+}
+
+/// While the flash is read, the machine asks for patience; nobody else polls here.
+fn operation_first() {
+    const TOKEN: u64 = 11;
+    let got = call(t::OPAL_FLASH_READ, [0, 0, BUFFER, 0x8000, TOKEN]);
+    check(
+        "the-flash-is-read",
+        got == OpalError::OPAL_ASYNC_COMPLETION.code(),
+    );
+    check("an-operation-comes-first", again() == code::BUSY_EVENT);
+    check("it-ends", flash::completion(TOKEN) == code::SUCCESS);
 }
 
 fn start_others(machine: &Machine) {
