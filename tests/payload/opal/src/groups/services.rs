@@ -114,10 +114,10 @@ fn events(machine: &Machine) {
     );
 }
 
-/// Repeats a call while it asks for that, for a second.
+/// Repeats a call while it asks for that, for half a minute: what it waits for may be played by a busy host.
 pub(super) fn patiently(mut made: impl FnMut() -> i64) -> i64 {
     let mut code = code::BUSY_EVENT;
-    wait(1000, || {
+    wait(30_000, || {
         code = made();
         if code == code::BUSY_EVENT {
             call(t::OPAL_POLL_EVENTS, [0]);
