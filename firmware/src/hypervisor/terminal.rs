@@ -94,7 +94,7 @@ impl Terminal {
 mod tests {
     use core::cell::RefCell;
 
-    use super::{Device, OUTPUT, Terminal};
+    use super::{Device, INPUT, OUTPUT, Terminal};
 
     /// Takes `room` bytes, then no more until it is given room again.
     #[derive(Default)]
@@ -143,6 +143,20 @@ mod tests {
         *device.room.borrow_mut() = usize::MAX;
         assert_eq!(terminal.write(b"x", &device), 1);
         assert_eq!(device.seen.borrow().len(), OUTPUT + 1);
+    }
+
+    #[test]
+    fn who_does_not_read_leaves_input_with_the_sender() {
+        let (mut terminal, device) = (Terminal::default(), Slow::default());
+        device.typed.borrow_mut().extend([b'x'; 2 * INPUT]);
+        assert!(terminal.takes_input() && terminal.pump(&device));
+        assert!(!terminal.takes_input());
+        assert_eq!(device.typed.borrow().len(), INPUT);
+        // Taking some makes room, which the same call fills up again.
+        let mut buffer = [0; 16];
+        assert_eq!(terminal.read(&mut buffer, &device), 16);
+        assert!(terminal.takes_input());
+        assert!(terminal.pump(&device) && !terminal.takes_input());
     }
 
     #[test]
