@@ -75,6 +75,7 @@ pub struct Watch {
     forbidden: Vec<String>,
     quotes: Vec<(String, Option<String>)>,
     hit: Option<String>,
+    enough: bool,
 }
 
 impl Watch {
@@ -88,7 +89,21 @@ impl Watch {
             forbidden,
             quotes: Vec::new(),
             hit: None,
+            enough: false,
         }
+    }
+
+    /// The last milestone ends the boot: the machine need not go off.
+    pub fn until_the_last(self) -> Self {
+        Self {
+            enough: true,
+            ..self
+        }
+    }
+
+    /// Whether nothing more is to be seen.
+    pub fn is_over(&self) -> bool {
+        self.enough && self.step().is_none()
     }
 
     /// Adds messages that this boot has to show, at any time. A forbidden pattern in a line with one of them is no fault.
@@ -224,6 +239,17 @@ mod tests {
         for (second, line) in (0..).zip(lines) {
             watch.line(Duration::from_secs(second), line);
         }
+    }
+
+    #[test]
+    fn the_last_milestone_ends_a_boot_that_asks_for_it() {
+        let (mut long, mut short) = (watch(), watch().until_the_last());
+        let all = ["start", "up 2", "up 1", "bye"];
+        feed(&mut short, &all[..3]);
+        assert!(!short.is_over());
+        feed(&mut short, &all[3..]);
+        feed(&mut long, &all);
+        assert!(short.is_over() && !long.is_over());
     }
 
     #[test]

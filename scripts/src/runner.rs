@@ -129,6 +129,9 @@ pub fn run(qemu: &Path, boot: Boot<'_>) -> Result<Report> {
                     *cue = "\n";
                 }
                 lines.push(line);
+                if watch.is_over() {
+                    end = Some(End::Exited(0));
+                }
             }
             Err(RecvTimeoutError::Timeout) if watch.forbidden_line().is_some() => {
                 end = Some(End::Stopped);

@@ -169,8 +169,8 @@ pub(super) fn emulator(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
         let times: Result<Vec<_>> = std::iter::repeat_with(boot).take(TIMES).collect();
         Ok(median(times?))
     };
-    // No firmware tells of the kernel's start there.
-    let [_, later @ ..] = &NESTED;
+    // No firmware tells of the kernel's start there, and no L2 ends there.
+    let [_, later @ .., _] = &NESTED;
     let figure = Figure::new(
         "wall-clock, L2 of 6.12 and its QEMU",
         "s",
@@ -231,6 +231,8 @@ fn report(
     let mut forbidden = boot::forbidden()?;
     forbidden.retain(|pattern| !skiboot || pattern != "falling back to nestedv1");
     let watch = Watch::new(milestone::in_order(milestones), forbidden);
+    let ends = milestones.iter().any(|(_, line)| line.contains("-OFF"));
+    let watch = if ends { watch } else { watch.until_the_last() };
     let boot = Boot {
         name,
         machine,
