@@ -32,7 +32,7 @@ pub struct Options {
     /// A setting in the partition `ibm,skiboot` of NVRAM, for example `bootargs=console=hvc0`; may be given again
     #[arg(long, value_name = "NAME=VALUE")]
     setting: Vec<String>,
-    /// The layout of target/nidus.pnor: `qemu`, `p10`, or a file
+    /// The layout of target/nidus.pnor: `qemu`, `qemu64`, `p10`, or a file
     #[arg(long, default_value = "qemu")]
     layout: String,
 }

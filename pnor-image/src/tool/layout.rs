@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::ffs::{self, Entry, Kind, Name, Table, User, flags};
 
 /// The layouts that need no file, with what each is for.
-pub const BUILT_IN: [(&str, &str, &str); 2] = [
+pub const BUILT_IN: [(&str, &str, &str); 3] = [
     (
         "p10",
         "POWER10 boards with OpenPOWER firmware, 64 MiB",
@@ -24,6 +24,11 @@ pub const BUILT_IN: [(&str, &str, &str); 2] = [
         "qemu",
         "QEMU's powernv machines, 32 MiB",
         include_str!("../../layouts/qemu.toml"),
+    ),
+    (
+        "qemu64",
+        "QEMU's powernv machines, 64 MiB: room for a kernel that is not packed",
+        include_str!("../../layouts/qemu64.toml"),
     ),
 ];
 
