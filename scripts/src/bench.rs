@@ -19,6 +19,7 @@ mod boots;
 mod calls;
 mod compare;
 mod figure;
+mod flash;
 mod opal;
 
 use self::figure::Figure;
@@ -43,7 +44,7 @@ struct Source {
     measure: fn(&Tools, &Image) -> Result<Vec<Figure>>,
 }
 
-const SOURCES: [Source; 6] = [
+const SOURCES: [Source; 7] = [
     Source {
         rows: boots::BARE_ROWS,
         measure: boots::bare,
@@ -51,6 +52,10 @@ const SOURCES: [Source; 6] = [
     Source {
         rows: opal::ROWS,
         measure: opal::measure,
+    },
+    Source {
+        rows: flash::ROWS,
+        measure: flash::measure,
     },
     Source {
         rows: calls::ROWS,

@@ -123,6 +123,7 @@ impl Choice {
             (None, Mode::Opal) if self.says("nidus_do=devices") || self.says("nidus_do=flash") => {
                 initramfs::devices(tools, &self.short_kernel())?
             }
+            (None, _) if self.says("nidus_do=mode") => initramfs::nvram(tools)?,
             (None, _) => initramfs::small(tools, self.tells_levels())?,
         };
         initrd

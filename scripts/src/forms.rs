@@ -9,6 +9,7 @@ use std::fs;
 use anyhow::Result;
 use pnor_image::container;
 
+use crate::flash_boot::InFlash;
 use crate::image::{self, Image};
 use crate::machine::Machine;
 use crate::tiny_elf::{self, Class};
@@ -31,6 +32,8 @@ pub(crate) enum Form {
     BadContainer,
     /// Words for people.
     Text,
+    /// In the flash, with no other kernel.
+    Flash(InFlash),
     /// The raw image on a machine without BMC.
     NoBmc,
     /// A raw image that reboots, on a machine that ends where others would start again.
@@ -53,6 +56,9 @@ const DOES_NOT: &str = "NIDUS-FORM BUG: wrong register or answer";
 impl Form {
     /// Makes the machine, and the file that it starts.
     pub(crate) fn machine(self, image: &Image) -> Result<Machine> {
+        if let Self::Flash(how) = self {
+            return how.machine(image, &program(&[POWER_OFF]));
+        }
         let mut machine = Machine {
             bios: Some(image.lid.clone()),
             memory: "1G".to_owned(),
@@ -76,7 +82,7 @@ impl Form {
     fn bytes(self) -> Option<Vec<u8>> {
         let off = program(&[POWER_OFF]);
         Some(match self {
-            Self::Nothing => return None,
+            Self::Nothing | Self::Flash(_) => return None,
             Self::Raw | Self::NoBmc => off,
             Self::Reboots => program(&reboots()),
             Self::PlatformError => program(&[PLATFORM_ERROR]),
@@ -99,6 +105,11 @@ impl Form {
 
 fn contained(payload: &[u8]) -> Vec<u8> {
     container::unsigned(payload, container::Description::of("BOOTKERN"))
+}
+
+/// The program that prints and switches off.
+pub(crate) fn power_off() -> Vec<u8> {
+    program(&[POWER_OFF])
 }
 
 /// A call of OPAL with one argument, and what it has to answer if it may come back.

@@ -158,6 +158,22 @@ pub fn kexec(tools: &Tools, kernel: &Kernel, name: &str) -> Result<PathBuf> {
     store(path, &archive.finish()?, LARGEST)
 }
 
+/// Makes the image of a kernel that changes NVRAM with Debian's `nvram`.
+pub fn nvram(tools: &Tools) -> Result<PathBuf> {
+    let path = target().join("initrd/nvram.cpio");
+    let mut archive = base(tools)?;
+    let mut libraries = add_library_directory(&mut archive)?;
+    let roots = [tools.path(setup::NVRAM), tools.path(qemu::GUEST)];
+    add_program(
+        &mut archive,
+        &[&roots[0], &roots[1]],
+        "nvram",
+        &mut libraries,
+    )?;
+    image::replace(&path, &archive.finish()?)?;
+    Ok(path)
+}
+
 /// Makes the image of a kernel that is the hypervisor itself, and starts `payload` as its guest.
 pub fn peer(tools: &Tools, kernel: &Kernel, payload: &Path) -> Result<PathBuf> {
     let mut archive = base(tools)?;

@@ -12,6 +12,7 @@ pub mod console;
 pub mod counters;
 pub mod cpio;
 pub mod debian;
+mod flash_boot;
 mod forms;
 pub mod fuzz;
 pub mod image;

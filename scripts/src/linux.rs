@@ -44,6 +44,8 @@ enum Work {
     Flash,
     /// A boot whose kernel reads, erases and writes the flash.
     FlashCalls,
+    /// A kernel in the flash, on this machine: it owns the machine, sets the mode in NVRAM, reboots, and is a partition.
+    FromFlash(&'static str),
     /// A conversation on a terminal, with the arguments of `scripts/run`.
     Shell(&'static str, Vec<Step>),
     /// A machine with something wrong: it has to say this in one line, and stop in this way.
@@ -145,6 +147,9 @@ pub fn prepare(tools: &Tools, image: &Image, case: Case) -> Result<Ready> {
             let path = mtd::make()?;
             let ready = ready(tools, image, &mtd::choice(&path), vec![])?;
             ReadyWork::FlashCalls(path, Box::new(ready))
+        }
+        Work::FromFlash(machine) => {
+            ReadyWork::Boot(Box::new(flash::from_flash(tools, image, machine)?))
         }
         Work::Shell(arguments, steps) => {
             let program = std::env::current_exe()?;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::boot::{Choice, Mode};
+use crate::flash_boot;
 use crate::image::{self, Image};
 use crate::machine::Console;
 use crate::milestone::Verdict;
@@ -50,6 +51,9 @@ pub struct Options {
     /// MiB of each L2
     #[arg(long, default_value_t = 256)]
     l2_memory: u32,
+    /// Kernel, initramfs and command line in the flash (target/run.pnor, made anew), from which the firmware starts them
+    #[arg(long, conflicts_with_all = ["l2"])]
+    pnor: bool,
     /// One more argument for QEMU; may be given again
     #[arg(long, allow_hyphen_values = true)]
     qemu_arg: Vec<String>,
@@ -92,7 +96,10 @@ pub fn run(tools: &Tools, options: Options) -> Result<bool> {
         extra: options.qemu_arg,
         ..default
     };
-    let machine = choice.machine(tools, &image)?;
+    let mut machine = choice.machine(tools, &image)?;
+    if options.pnor {
+        machine = flash_boot::from_flash(machine, "run.pnor")?;
+    }
     let qemu = qemu::program(tools);
     if choice.shell {
         println!("Ctrl-A x ends QEMU, Ctrl-A h shows its other keys");

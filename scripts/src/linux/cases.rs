@@ -445,6 +445,14 @@ pub fn cases() -> Vec<Case> {
         name: "opal-flash",
         work: Work::FlashCalls,
     });
+    all.push(Case {
+        name: "flash-boot",
+        work: Work::FromFlash("powernv10"),
+    });
+    all.push(Case {
+        name: "flash-boot-p11",
+        work: Work::FromFlash("powernv11"),
+    });
     all.extend(opal::cases());
     all.extend(payload_forms::cases());
     all

@@ -12,9 +12,14 @@ use pnor_image::tool::diff;
 use pnor_image::tool::image::{Image as Flash, write_whole};
 use pnor_image::tool::layout::{self, Layout};
 
-use crate::boot::{Choice, Mode};
+use crate::boot::{Choice, Mode, forbidden};
+use crate::flash_boot;
+use crate::image::Image;
 use crate::machine::Machine;
-use crate::tools::target;
+use crate::milestone::{self, Watch};
+use crate::tools::{Tools, target};
+
+use super::ReadyBoot;
 
 /// The partition that Linux makes for its last words.
 const LAST_WORDS: nvram::Id = nvram::Id {
@@ -52,6 +57,39 @@ pub(super) fn without_mode(machine: Machine) -> Machine {
         append: left.join(" "),
         ..machine
     }
+}
+
+/// The boot of a kernel in the flash, and the next one, for which NVRAM says the mode.
+pub(super) fn from_flash(tools: &Tools, image: &Image, machine: &str) -> Result<ReadyBoot> {
+    let choice = Choice {
+        machine: machine.to_owned(),
+        memory: "2G".to_owned(),
+        append: "nidus_do=mode".to_owned(),
+        ..Choice::new(Mode::Opal)
+    };
+    let boot = without_mode(choice.machine(tools, image)?);
+    let boot = flash_boot::from_flash(boot, &format!("linux-flash-boot-{machine}.pnor"))?;
+    let lines = [
+        ("kernel in flash", "BOOTKERNEL from flash: "),
+        ("initramfs in flash", "ROOTFS from flash: "),
+        ("kernel start", "INIT: Starting kernel at 0x"),
+        ("userland", "NIDUS-L1-USERLAND"),
+        ("owner of the machine", "NIDUS-L1-MODE opal"),
+        ("setting", "NIDUS-L1-NVRAM mode=papr"),
+        ("reboot", "stop] reboot"),
+        ("kernel in flash again", "BOOTKERNEL from flash: "),
+        ("kernel start as L1", "INIT: Starting kernel at 0x"),
+        ("userland of L1", "NIDUS-L1-USERLAND"),
+        ("partition", "NIDUS-L1-MODE papr"),
+        ("off", "NIDUS-L1-OFF"),
+    ];
+    Ok(ReadyBoot {
+        machine: boot,
+        watch: Watch::new(milestone::in_order(&lines), forbidden()?),
+        // Two boots, and the flash is read byte by byte, which an emulator takes its time for.
+        limit: choice.limit() * 4,
+        checks: vec![],
+    })
 }
 
 /// Makes the image: an empty flash, whose NVRAM has the setting.

@@ -4,9 +4,12 @@
 //! entered as it must be, the second that the firmware took the file for what it is.
 
 use super::{Case, Stop, Work};
+use crate::flash_boot::InFlash;
 use crate::forms::{Form, Inner, RUNS};
 use crate::tiny_elf::Class;
 
+/// Nothing else is there: what the flash gave in part is not started.
+const NO_KERNEL: (&str, &str) = ("reason", "boot stopped at stage payload: no kernel: ");
 const OFF: (&str, &str) = ("off", "stop] power off");
 
 /// One case for each form, and for what is none.
@@ -110,6 +113,77 @@ pub(super) fn cases() -> Vec<Case> {
                     "reason",
                     "boot stopped at stage payload: no kernel: nothing but zeroes",
                 ),
+                OFF,
+            ],
+        ),
+        runs(
+            "flash-packed",
+            Form::Flash(InFlash::Packed),
+            &[
+                ("file", "BOOTKERNEL from flash: 2 KiB, with xz, "),
+                ("form", "kernel: big-endian ELF, entry 0x20000200"),
+                ("program", RUNS),
+                OFF,
+            ],
+        ),
+        runs(
+            "flash-ecc",
+            Form::Flash(InFlash::WithEcc),
+            &[
+                ("correction", "BOOTKERNEL in flash: 1 wrong bits corrected"),
+                ("program", RUNS),
+                OFF,
+            ],
+        ),
+        runs(
+            "flash-bad-ecc",
+            Form::Flash(InFlash::WithBadEcc),
+            &[
+                (
+                    "warning",
+                    "BOOTKERNEL in flash: more than one wrong bit in the nine bytes at ",
+                ),
+                NO_KERNEL,
+                OFF,
+            ],
+        ),
+        runs(
+            "flash-wrong-hash",
+            Form::Flash(InFlash::WrongHash),
+            &[
+                ("warning", "its hash is not what its container says"),
+                ("program", RUNS),
+                OFF,
+            ],
+        ),
+        runs(
+            "flash-secure-wrong-hash",
+            Form::Flash(InFlash::WrongHashInSecureMode),
+            &[
+                (
+                    "warning",
+                    "BOOTKERNEL in flash: its secure-boot container: the payload's hash is wrong",
+                ),
+                NO_KERNEL,
+                OFF,
+            ],
+        ),
+        runs(
+            "flash-secure",
+            Form::Flash(InFlash::Signed),
+            &[
+                ("mode", "secure mode: "),
+                ("file", "BOOTKERNEL from flash: "),
+                ("program", RUNS),
+                OFF,
+            ],
+        ),
+        runs(
+            "flash-cut",
+            Form::Flash(InFlash::Cut),
+            &[
+                ("warning", "BOOTKERNEL in flash: the xz stream is cut off"),
+                NO_KERNEL,
                 OFF,
             ],
         ),

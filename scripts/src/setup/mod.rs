@@ -40,6 +40,9 @@ pub const LSCPU: &str = "lscpu-ppc64el";
 /// The item with `kexec` for the kernel of OPAL mode, also without its C library.
 pub const KEXEC: &str = "kexec-ppc64el";
 
+/// The item with `nvram` for the guests, also without its C library.
+pub const NVRAM: &str = "nvram-ppc64el";
+
 /// Programs for the guests from a few packages.
 struct Part {
     /// The item of the cache.
@@ -50,7 +53,7 @@ struct Part {
     packages: &'static [&'static str],
 }
 
-const USERLAND: [Part; 3] = [
+const USERLAND: [Part; 4] = [
     Part {
         item: BUSYBOX,
         name: "busybox",
@@ -65,6 +68,11 @@ const USERLAND: [Part; 3] = [
         item: KEXEC,
         name: "kexec",
         packages: &["kexec-tools", "liblzma5", "zlib1g"],
+    },
+    Part {
+        item: NVRAM,
+        name: "nvram",
+        packages: &["powerpc-ibm-utils", "zlib1g"],
     },
 ];
 
