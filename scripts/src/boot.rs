@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::counters;
 use crate::image::Image;
-use crate::initramfs;
+use crate::initramfs::{self, With};
 use crate::machine::Machine;
 use crate::milestone::{self, Milestone, Watch};
 use crate::setup::kernel::{KERNELS, Kernel};
@@ -52,6 +53,12 @@ const LOCKUP: &str = "watchdog_thresh=60";
 /// delivering the HDSI; the guest hangs, on any firmware. Partitions have R and C set for them by the firmware.
 const NO_ACCESS_SAMPLES: &str = "damon_stat.enabled=N";
 
+/// A statement about the lines of a console.
+pub type Check = fn(&[String]) -> Result<(), String>;
+
+/// KiB of tables for each L2 under load. One of 256 MiB would fill 590.
+const LOAD_TABLES_KIB: u32 = 320;
+
 /// What can be chosen for a boot.
 #[derive(Clone, Debug)]
 pub struct Choice {
@@ -81,6 +88,8 @@ pub struct Choice {
     pub l2_memory: u32,
     /// Rounds of L2s, with kvm-hv unloaded and loaded between them.
     pub rounds: u32,
+    /// Seconds for which L1 and its L2s work, with too few tables for all of them; 0 for not.
+    pub load: u32,
     /// A shell instead of a list of milestones.
     pub shell: bool,
     /// More arguments for QEMU.
@@ -104,8 +113,19 @@ impl Choice {
             l2_smp: "1".to_owned(),
             l2_memory: 256,
             rounds: 1,
+            load: 0,
             shell: false,
             extra: Vec::new(),
+        }
+    }
+
+    /// The same with as many L2s and threads as load is for.
+    pub fn under_load(self) -> Self {
+        Self {
+            smp: "4".to_owned(),
+            l2: 3,
+            l2_smp: "2".to_owned(),
+            ..self
         }
     }
 
@@ -115,7 +135,11 @@ impl Choice {
         let initrd = match (&self.initrd, self.mode) {
             (Some(file), _) => file.clone(),
             (None, _) if self.starts_l2s() => {
-                initramfs::nested(tools, &kernel, &self.short_kernel(), self.tells_levels())?
+                let with = With {
+                    lscpu: self.tells_levels(),
+                    kexec: self.is_followed(),
+                };
+                initramfs::nested(tools, &kernel, &self.short_kernel(), with)?
             }
             (None, Mode::Opal) if self.starts_second() => {
                 initramfs::kexec(tools, &kernel, &self.short_kernel())?
@@ -162,6 +186,12 @@ impl Choice {
                 "nidus_l2_mem={} nidus_rounds={}",
                 self.l2_memory, self.rounds
             ));
+        }
+        if self.load > 0 {
+            words.push(format!("nidus_load={} nidus_counters=1", self.load));
+            // Late is not stuck; and leaves of 4 KiB, of whose tables there are too few.
+            words.push("rcupdate.rcu_cpu_stall_timeout=120 transparent_hugepage=never".to_owned());
+            words.push(format!("nidus.tables={}", LOAD_TABLES_KIB * self.l2));
         }
         if !self.append.is_empty() {
             words.push(self.append.clone());
@@ -235,7 +265,21 @@ impl Choice {
                     let count = format!("NIDUS-L1-L2S-UP count={} ", l2s.len());
                     up.push((format!("all L2s up ({})", l2s.len()), count));
                     steps.push(up);
-                    steps.push(each("off", &|id| format!("NIDUS-L1-DONE id={id} status=0")));
+                    if self.load > 0 {
+                        // With " wrong=0 ", so that another sum is a milestone that is missing.
+                        let mut load =
+                            each("load", &|id| format!("NIDUS-L2-LOAD id={id} wrong=0 "));
+                        load.push((
+                            "L1 load".to_owned(),
+                            "NIDUS-L1-LOAD id=0 wrong=0 ".to_owned(),
+                        ));
+                        steps.push(load);
+                    }
+                    if self.is_followed() {
+                        steps.extend(self.followed());
+                    } else {
+                        steps.push(each("off", &|id| format!("NIDUS-L1-DONE id={id} status=0")));
+                    }
                 }
             }
             steps.push(vec![("L1 off".to_owned(), "NIDUS-L1-OFF".to_owned())]);
@@ -250,6 +294,28 @@ impl Choice {
         steps.into_iter().enumerate().flat_map(number).collect()
     }
 
+    /// From the L2s of one kernel to the userland of the next.
+    fn followed(&self) -> [Vec<(String, String)>; 3] {
+        let gone = format!(
+            "nested guests deleted with their kernel: {}; in use: 0 bytes of heap, 0 of tables",
+            self.l2
+        );
+        [
+            ("kexec", "NIDUS-L1-KEXEC ".to_owned()),
+            ("L2s deleted", gone),
+            ("second userland", "NIDUS-L1-USERLAND id=1 ".to_owned()),
+        ]
+        .map(|(name, pattern)| vec![(name.to_owned(), pattern)])
+    }
+
+    /// What the lines of this boot have to say besides the milestones.
+    pub fn checks(&self) -> Vec<Check> {
+        match self.load {
+            0 => vec![],
+            _ => vec![counters::come_and_go, counters::too_few_tables],
+        }
+    }
+
     /// Returns the milestones together with the forbidden patterns.
     pub fn watch(&self) -> Result<Watch> {
         Ok(Watch::new(self.milestones(), forbidden()?).quoting(&self.quotes))
@@ -258,7 +324,9 @@ impl Choice {
     /// Generous: several times what an idle machine needs.
     pub fn limit(&self) -> Duration {
         Duration::from_secs(match self.mode {
-            _ if self.starts_l2s() => 300 + 240 * u64::from(self.l2 * self.rounds),
+            _ if self.starts_l2s() => {
+                300 + 240 * u64::from(self.l2 * self.rounds) + 4 * u64::from(self.load)
+            }
             Mode::Nested | Mode::Papr | Mode::Opal => 180,
         })
     }
@@ -271,6 +339,11 @@ impl Choice {
     /// Whether the kernel starts a second one, which has to be in its initramfs.
     fn starts_second(&self) -> bool {
         self.says("nidus_do=kexec")
+    }
+
+    /// Whether L1 ends while its L2s run and another kernel follows, by kexec or by its form for a crash.
+    fn is_followed(&self) -> bool {
+        self.says("nidus_end=kexec") || self.says("nidus_end=crash")
     }
 
     fn says(&self, wanted: &str) -> bool {
@@ -353,6 +426,37 @@ mod tests {
         assert!(has("NIDUS-L1-REFUSED id=1") && has("NIDUS-L1-L2S-UP count=1 "));
         assert!(has("NIDUS-L2-USERLAND id=2 ") && has("NIDUS-L1-DONE id=2 status=0"));
         assert!(!has("NIDUS-L2-USERLAND id=1 ") && !has("NIDUS-L1-DONE id=1 "));
+    }
+
+    #[test]
+    fn a_kernel_that_follows_another_finds_its_l2s_gone() {
+        for append in ["nidus_end=crash", "a nidus_end=kexec"] {
+            let choice = Choice {
+                append: append.to_owned(),
+                ..Choice::new(Mode::Nested)
+            };
+            let list = choice.milestones().into_iter();
+            let names: Vec<String> = list.map(|milestone| milestone.name).collect();
+            let tail = ["kexec", "L2s deleted", "second userland", "L1 off"];
+            assert_eq!(names[names.len() - 4..], tail);
+            assert!(!names.iter().any(|name| name == "L2 1 off"));
+        }
+    }
+
+    #[test]
+    fn load_is_between_userland_and_off() {
+        let choice = Choice {
+            l2: 3,
+            load: 20,
+            ..Choice::new(Mode::Nested)
+        };
+        let line = choice.command_line();
+        assert!(line.contains(" nidus_load=20 ") && line.contains(" nidus.tables=960"));
+        let list = choice.milestones();
+        let load = |m: &&Milestone| m.pattern.contains("-LOAD id=");
+        assert_eq!(list.iter().filter(load).count(), 4);
+        assert_eq!(choice.checks().len(), 2);
+        assert!(Choice::new(Mode::Nested).checks().is_empty());
     }
 
     #[test]

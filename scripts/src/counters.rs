@@ -72,6 +72,39 @@ pub fn come_and_go(lines: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks that the tables of the L2s were too few: some were taken back.
+pub fn too_few_tables(lines: &[String]) -> Result<(), String> {
+    let reclaimed = |when| -> Option<u64> {
+        let reading = readings(lines, when).into_iter().next()?;
+        reading.get("reclaim").copied()
+    };
+    match (reclaimed("before"), reclaimed("after")) {
+        (Some(before), Some(after)) if before < after => Ok(()),
+        (before, after) => Err(format!(
+            "bytes of tables that were taken back: {before:?} before, {after:?} after"
+        )),
+    }
+}
+
+/// Checks that a kernel which came after one with L2s finds nothing of them.
+pub fn nothing_left(lines: &[String]) -> Result<(), String> {
+    match readings(lines, "left").as_slice() {
+        [reading] => {
+            let value = |name: &str| reading.get(name).copied();
+            let limits = ["heap_max", "pgtable_max"].map(value);
+            let used = ["heap", "pgtable"].map(value);
+            if used == [Some(0); 2] && limits.iter().all(|limit| limit.is_some_and(|v| v > 0)) {
+                Ok(())
+            } else {
+                Err(format!(
+                    "left: {used:?} bytes of heap and tables of {limits:?}"
+                ))
+            }
+        }
+        other => Err(format!("{} readings of what is left", other.len())),
+    }
+}
+
 /// Checks that the shadow tree has directories only, so that every leaf in it is of 2 MiB or more.
 pub fn large_leaves_only(lines: &[String]) -> Result<(), String> {
     let most = ROOT + RESERVE + 3 * TABLE;
@@ -130,6 +163,26 @@ mod tests {
             .map(|line| line.replace("heap=", "absent "))
             .collect();
         assert!(come_and_go(&absent).is_err());
+    }
+
+    #[test]
+    fn what_is_taken_back_or_left_is_seen() {
+        assert!(too_few_tables(&lines(1, 0)).is_err());
+        assert!(too_few_tables(&[]).is_err());
+        let mut pressed = lines(1, 0);
+        pressed[3] = pressed[3].replace("reclaim=0", "reclaim=4096");
+        assert_eq!(too_few_tables(&pressed), Ok(()));
+
+        let left = |heap| {
+            format!(
+                "NIDUS-L1-COUNTERS when=left heap={heap} heap_max=9 pgtable=0 pgtable_max=9 reclaim=0"
+            )
+        };
+        assert_eq!(nothing_left(&[left(0)]), Ok(()));
+        assert!(nothing_left(&[left(8)]).is_err());
+        assert!(nothing_left(&[left(0).replace("_max=9", "_max=0")]).is_err());
+        assert!(nothing_left(&["NIDUS-L1-COUNTERS when=left absent".to_owned()]).is_err());
+        assert!(nothing_left(&[]).is_err());
     }
 
     #[test]

@@ -23,11 +23,12 @@ use crate::tools::{self, Tools, repository, target};
 /// What QEMU's `powernv` machines load at most (`INITRD_MAX_SIZE` in hw/ppc/pnv.c).
 const LARGEST: usize = 128 << 20;
 /// Applets of busybox that the scripts and a person at the shell use.
-const APPLETS: [&str; 55] = [
+const APPLETS: [&str; 57] = [
     "awk",
     "base64",
     "cat",
     "chmod",
+    "cmp",
     "cp",
     "cpio",
     "cttyhack",
@@ -79,6 +80,7 @@ const APPLETS: [&str; 55] = [
     "umount",
     "uname",
     "vi",
+    "wc",
 ];
 
 /// Makes the small image: busybox and the first process. Bare-metal kernels, L1s that stay alone and L2s boot it. With
@@ -103,31 +105,48 @@ fn suffix(lscpu: bool) -> &'static str {
 }
 
 /// Makes the image of an L1 that starts L2s which run the same kernel.
-pub fn nested(tools: &Tools, kernel: &Kernel, name: &str, lscpu: bool) -> Result<PathBuf> {
-    let path = target().join(format!("initrd/l1-{name}{}.cpio", suffix(lscpu)));
+pub fn nested(tools: &Tools, kernel: &Kernel, name: &str, with: With) -> Result<PathBuf> {
+    let With { lscpu, kexec } = with;
+    let more = if kexec { "-kexec" } else { "" };
+    let path = target().join(format!("initrd/l1-{name}{}{more}.cpio", suffix(lscpu)));
     let mut archive = base(tools)?;
-    archive.file(
-        "nested",
-        0o644,
-        &read(&repository().join("tests/linux/nested"))?,
-    )?;
-    archive.file(
-        "peer",
-        0o644,
-        &read(&repository().join("tests/linux/peer"))?,
-    )?;
+    for script in ["nested", "peer", "end"] {
+        let text = read(&repository().join("tests/linux").join(script))?;
+        archive.file(script, 0o644, &text)?;
+    }
     add_modules(&mut archive, &kernel.modules)?;
     let mut libraries = add_qemu(&mut archive, &tools.path(qemu::GUEST))?;
     if lscpu {
         add_lscpu(&mut archive, tools, &mut libraries)?;
     }
-    let counters = image::build("host-counters", "host-counters")?;
-    archive.file("bin/host-counters", 0o755, &read(&counters)?)?;
+    add_counters(&mut archive)?;
+    if kexec {
+        add_kexec(&mut archive, tools, &mut libraries)?;
+        archive.directory("second")?;
+        archive.file("second/initrd", 0o644, &after_bytes(tools, kernel)?)?;
+    }
     archive.directory("l2")?;
     archive.file("l2/vmlinux", 0o644, &read(&kernel.image)?)?;
     archive.file("l2/initrd", 0o644, &small_bytes(tools, lscpu)?)?;
     let bytes = archive.finish()?;
     store(path, &bytes, LARGEST)
+}
+
+/// What the image of an L1 has besides what all have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct With {
+    /// `lscpu`, in the L2s too.
+    pub lscpu: bool,
+    /// `kexec`, and the image of a kernel that looks at what its predecessor left.
+    pub kexec: bool,
+}
+
+/// The image of a kernel that looks at what its predecessor left.
+fn after_bytes(tools: &Tools, kernel: &Kernel) -> Result<Vec<u8>> {
+    let mut archive = base(tools)?;
+    add_modules(&mut archive, &kernel.modules)?;
+    add_counters(&mut archive)?;
+    Ok(archive.finish()?)
 }
 
 /// Makes the image of a bare-metal kernel that looks at the devices that the firmware serves.
@@ -145,13 +164,7 @@ pub fn kexec(tools: &Tools, kernel: &Kernel, name: &str) -> Result<PathBuf> {
     let path = target().join(format!("initrd/kexec-{name}.cpio"));
     let mut archive = base(tools)?;
     let mut libraries = add_library_directory(&mut archive)?;
-    let roots = [tools.path(setup::KEXEC), tools.path(qemu::GUEST)];
-    add_program(
-        &mut archive,
-        &[&roots[0], &roots[1]],
-        "kexec",
-        &mut libraries,
-    )?;
+    add_kexec(&mut archive, tools, &mut libraries)?;
     archive.directory("second")?;
     archive.file("second/vmlinux", 0o644, &read(&kernel.image)?)?;
     archive.file("second/initrd", 0o644, &small_bytes(tools, false)?)?;
@@ -220,11 +233,12 @@ fn base(tools: &Tools) -> Result<Archive<Vec<u8>>> {
         0o755,
         &read(&repository().join("tests/linux/init"))?,
     )?;
-    archive.file(
-        "work",
-        0o644,
-        &read(&repository().join("tests/linux/work"))?,
-    )?;
+    for script in ["work", "load"] {
+        let text = read(&repository().join("tests/linux").join(script))?;
+        archive.file(script, 0o644, &text)?;
+    }
+    let sum = command::output(Command::new("sha256sum").arg(&busybox))?;
+    archive.file("load.sum", 0o644, &sum)?;
     archive.file("bin/busybox", 0o755, &read(&busybox)?)?;
     for applet in APPLETS {
         archive.link(&format!("bin/{applet}"), "busybox")?;
@@ -317,6 +331,21 @@ fn add_program(
         }
     }
     Ok(())
+}
+
+fn add_counters(archive: &mut Archive<Vec<u8>>) -> Result<()> {
+    let counters = image::build("host-counters", "host-counters")?;
+    archive.file("bin/host-counters", 0o755, &read(&counters)?)?;
+    Ok(())
+}
+
+fn add_kexec(
+    archive: &mut Archive<Vec<u8>>,
+    tools: &Tools,
+    there: &mut BTreeSet<String>,
+) -> Result<()> {
+    let roots = [tools.path(setup::KEXEC), tools.path(qemu::GUEST)];
+    add_program(archive, &[&roots[0], &roots[1]], "kexec", there)
 }
 
 fn add_lscpu(

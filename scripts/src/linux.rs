@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::boot::{Choice, forbidden};
+use crate::boot::{Check, Choice, forbidden};
 use crate::console::{self, Step};
 use crate::forms::Form;
 use crate::image::Image;
@@ -21,6 +21,7 @@ mod cases;
 mod devices;
 mod flash;
 mod kvm_hosts;
+mod life;
 mod mtd;
 mod opal;
 mod payload_forms;
@@ -30,9 +31,6 @@ pub use cases::cases;
 
 /// For two boots in a row, each of which may start guests.
 const LONG: Duration = Duration::from_secs(600);
-
-/// A statement about the lines of a console.
-type Check = fn(&[String]) -> Result<(), String>;
 
 /// What is done for one case.
 enum Work {
@@ -129,7 +127,8 @@ struct ReadyBoot {
 pub fn prepare(tools: &Tools, image: &Image, case: Case) -> Result<Ready> {
     let name = case.name;
     let work = match case.work {
-        Work::Boot(choice, checks) => {
+        Work::Boot(choice, mut checks) => {
+            checks.extend(choice.checks());
             ReadyWork::Boot(Box::new(ready(tools, image, &choice, checks)?))
         }
         Work::LikeSkiboot(choice) => {

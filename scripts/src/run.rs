@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::boot::{Choice, Mode};
@@ -27,9 +27,9 @@ pub struct Options {
     /// powernv10, powernv11 or powernv10-rainier, with QEMU's options for it
     #[arg(long, default_value = "powernv10")]
     machine: String,
-    /// Threads: a number or what QEMU's -smp takes
-    #[arg(long, default_value = "1")]
-    smp: String,
+    /// Threads: a number or what QEMU's -smp takes [default: 1, under load 4]
+    #[arg(long)]
+    smp: Option<String>,
     /// Memory of the machine
     #[arg(long, default_value = "5G")]
     memory: String,
@@ -42,18 +42,21 @@ pub struct Options {
     /// More words for the command line; the firmware takes those that begin with `nidus.`
     #[arg(long, default_value = "")]
     append: String,
-    /// L2 guests [default: 1 in nested mode, 0 in opal mode]
+    /// L2 guests [default: 1 in nested mode, 3 under load, 0 in opal mode]
     #[arg(long)]
     l2: Option<u32>,
-    /// Threads of each L2: a number or what QEMU's -smp takes
-    #[arg(long, default_value = "1")]
-    l2_smp: String,
+    /// Threads of each L2: a number or what QEMU's -smp takes [default: 1, under load 2]
+    #[arg(long)]
+    l2_smp: Option<String>,
     /// MiB of each L2
     #[arg(long, default_value_t = 256)]
     l2_memory: u32,
     /// Kernel, initramfs and command line in the flash (target/run.pnor, made anew), from which the firmware starts them
-    #[arg(long, conflicts_with_all = ["l2"])]
+    #[arg(long, conflicts_with_all = ["l2", "load"])]
     pnor: bool,
+    /// L1 and its L2s work for so many seconds of their time, and sums are checked; nested mode [default with --load: 600]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "600")]
+    load: Option<u32>,
     /// One more argument for QEMU; may be given again
     #[arg(long, allow_hyphen_values = true)]
     qemu_arg: Vec<String>,
@@ -81,17 +84,24 @@ pub fn run(tools: &Tools, options: Options) -> Result<bool> {
         },
         None => image::firmware()?,
     };
-    let default = Choice::new(options.mode);
+    let mut default = Choice::new(options.mode);
+    if options.load.is_some() {
+        if options.mode != Mode::Nested {
+            bail!("--load is for nested mode");
+        }
+        default = default.under_load();
+    }
     let choice = Choice {
         machine: options.machine,
-        smp: options.smp,
+        smp: options.smp.unwrap_or(default.smp),
         memory: options.memory,
         kernel: options.kernel,
         initrd: options.initrd,
         append: options.append,
         l2: options.l2.unwrap_or(default.l2),
-        l2_smp: options.l2_smp,
+        l2_smp: options.l2_smp.unwrap_or(default.l2_smp),
         l2_memory: options.l2_memory,
+        load: options.load.unwrap_or(0),
         shell: options.shell,
         extra: options.qemu_arg,
         ..default
@@ -121,7 +131,14 @@ pub fn run(tools: &Tools, options: Options) -> Result<bool> {
     if let Some(file) = options.json {
         image::replace(&file, table::json(choice.mode.name(), &report).as_bytes())?;
     }
-    Ok(report.verdict == Verdict::Passed)
+    let problem = choice
+        .checks()
+        .iter()
+        .find_map(|check| check(&report.lines).err());
+    if let Some(problem) = &problem {
+        println!("FAILED: {problem}");
+    }
+    Ok(report.verdict == Verdict::Passed && problem.is_none())
 }
 
 #[cfg(test)]

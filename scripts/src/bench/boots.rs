@@ -70,7 +70,12 @@ pub(super) fn nested(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
     let ours = booted(tools, "bench-nested", &machine, &NESTED, LIMIT)?;
     let kernel = Kernel::named(tools, "7.2")?;
     let below = Machine {
-        initrd: Some(initramfs::nested(tools, &kernel, "7.2", false)?),
+        initrd: Some(initramfs::nested(
+            tools,
+            &kernel,
+            "7.2",
+            initramfs::With::default(),
+        )?),
         kernel: Some(kernel.image),
         append: "console=hvc0 quiet damon_stat.enabled=N nidus_do=peer-boot nidus_level=L0 \
                  nidus_l1_append=nidus_l2=1,nidus_l2_mem=256,nidus_l2_append=nidus_work=1"

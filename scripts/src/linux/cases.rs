@@ -1,6 +1,6 @@
 //! The table of Linux boots: what is booted, and what its console must say.
 
-use super::{Case, Check, Stop, Work, kvm_hosts, opal, payload_forms};
+use super::{Case, Check, Stop, Work, kvm_hosts, life, opal, payload_forms};
 use crate::boot::{Choice, Mode};
 use crate::console::Step;
 use crate::counters;
@@ -27,7 +27,7 @@ const EXPLOITATION: &str = "xive: Interrupt handling initialized with spapr back
 const BY_CALLS: &str = "NIDUS-L1-INTERRUPTS kind=XICS";
 
 /// L1 has XIVE exploitation mode.
-fn interrupts_by_xive(lines: &[String]) -> Result<(), String> {
+pub(super) fn interrupts_by_xive(lines: &[String]) -> Result<(), String> {
     if lines.iter().any(|line| line.contains(EXPLOITATION)) {
         Ok(())
     } else {
@@ -46,7 +46,7 @@ fn four_threads_a_core(lines: &[String]) -> Result<(), String> {
 }
 
 /// L1 has not: its kernel was told `xive=off`.
-fn interrupts_by_xics(lines: &[String]) -> Result<(), String> {
+pub(super) fn interrupts_by_xics(lines: &[String]) -> Result<(), String> {
     if interrupts_by_xive(lines).is_ok() {
         return Err("L1 has XIVE, although it was told xive=off".to_owned());
     }
@@ -176,51 +176,6 @@ pub fn cases() -> Vec<Case> {
             },
             vec![],
         ),
-        boot(
-            "nested-hotplug",
-            Choice {
-                smp: "4".to_owned(),
-                l2_smp: "2".to_owned(),
-                append: "nidus_offline=3 nidus_counters=1".to_owned(),
-                ..nested()
-            },
-            vec![counters::come_and_go, |lines| {
-                let wanted = "NIDUS-L1-HOTPLUG rounds=3 moved=9 threads=4";
-                match lines.iter().any(|line| line.trim_end() == wanted) {
-                    true => Ok(()),
-                    false => Err(format!("no line '{wanted}'")),
-                }
-            }],
-        ),
-        Case {
-            name: "nested-crash",
-            work: Work::Shell(
-                "nested --shell --smp 2 --l2-smp 2 --append 'nidus_do=nested nidus_end=panic panic=1'",
-                vec![
-                    Step {
-                        expect: "NIDUS-L1-L2S-UP count=1",
-                        send: "",
-                    },
-                    Step {
-                        expect: "Kernel panic - not syncing: sysrq triggered crash",
-                        send: "",
-                    },
-                    Step {
-                        expect: "stop] reboot",
-                        send: "",
-                    },
-                    Step {
-                        expect: "INIT: Starting kernel at 0x",
-                        send: "",
-                    },
-                    // The kernel after it has guests again. It would crash as well: Ctrl-A x ends QEMU.
-                    Step {
-                        expect: "NIDUS-L1-L2S-UP count=1",
-                        send: "\u{1}x",
-                    },
-                ],
-            ),
-        },
         boot("nested-7.2", nested(), vec![]),
         boot(
             "nested-6.12",
@@ -436,6 +391,7 @@ pub fn cases() -> Vec<Case> {
             Stop::Stays,
         ),
     ];
+    all.splice(0..0, life::cases());
     all.splice(0..0, kvm_hosts::cases());
     all.push(Case {
         name: "flash",
