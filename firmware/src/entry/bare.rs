@@ -5,7 +5,7 @@
 //! lfd, stop, hrfid, stbcix, tlbie with five operands, ptesync, msgsync). It lacks msgsnd and msgclr: `.long` those.
 
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use isa::lpcr::Lpcr;
 use isa::spr::{self, Spr};
@@ -18,17 +18,36 @@ use crate::entry::park::{MAX_THREADS, PARK_SLOTS, PARKED, ParkSlot};
 use crate::exception::{self, Cause, Dump, FRAME_SIZE, Frame};
 use crate::opal::gather;
 use crate::stop;
-use crate::thread::{self, EMERGENCY_STACK_TOP, NORMAL_STACK_TOP, Thread, ThreadBlock};
+use crate::thread::{self, EMERGENCY_STACK_TOP, Thread, ThreadBlock};
 use crate::threads;
 
 static BOOT_BLOCK: ThreadBlock = ThreadBlock::ZERO;
+/// What boot runs on, and the boot thread's vCPU afterwards: descriptions of all chips and of the tree pass through, which are
+/// larger than the stacks that calls have.
+static BOOT_STACK: Stack = Stack([const { AtomicU64::new(0) }; BOOT_STACK_SIZE / 8]);
+/// Bytes; a multiple of 64 KiB, as head.S adds it.
+const BOOT_STACK_SIZE: usize = 0x4_0000;
 static PARKED_BLOCK: ThreadBlock = ThreadBlock::ZERO;
+
+/// Memory for a stack; nobody looks into it but by its address.
+#[repr(C, align(65536))]
+struct Stack([AtomicU64; BOOT_STACK_SIZE / 8]);
+
+impl Stack {
+    /// Its addresses.
+    fn range(&self) -> core::ops::Range<u64> {
+        let base = self.0.as_ptr().expose_provenance() as u64;
+        base..base + BOOT_STACK_SIZE as u64
+    }
+}
 
 core::arch::global_asm!(
     include_str!("head.S"),
     include_str!("vectors.S"),
     include_str!("park.S"),
     boot_block = sym BOOT_BLOCK,
+    boot_stack = sym BOOT_STACK,
+    boot_stack_size = const BOOT_STACK_SIZE,
     parked_block = sym PARKED_BLOCK,
     parked = sym PARKED,
     park_slots = sym PARK_SLOTS,
@@ -40,7 +59,6 @@ core::arch::global_asm!(
     boot_entry = sym boot_entry,
     secondary_entry = sym secondary_entry,
     firmware_exception = sym firmware_exception,
-    normal_top = const NORMAL_STACK_TOP,
     emergency_top = const EMERGENCY_STACK_TOP,
     stack_header = const 96,
     frame_size = const FRAME_SIZE,
@@ -143,11 +161,16 @@ extern "C" fn firmware_exception(frame: &Frame) -> ! {
 
 /// Prints `pc` and the return addresses up the back chain from the stack frame at `r1`.
 fn trace(pc: u64, r1: u64) {
-    let stack = thread::stack_range(thread::this_thread());
+    let boot = BOOT_STACK.range();
+    let stack = if boot.contains(&r1) {
+        boot
+    } else {
+        thread::stack_range(thread::this_thread())
+    };
     console::emergency(format_args!(
         "back-trace (names: addr2line -e nidus.elf):\n  {pc:016x}\n"
     ));
-    // SAFETY: `back_trace` reads aligned doublewords inside `stack` only, which is memory of this thread's block.
+    // SAFETY: `back_trace` reads aligned doublewords inside `stack` only, which is memory of this thread's block, or boot's stack.
     let read =
         |at: u64| unsafe { core::ptr::with_exposed_provenance::<u64>(at as usize).read_volatile() };
     for address in exception::back_trace(r1, &stack, read) {

@@ -143,13 +143,14 @@ head_main:
     sync
     isync
 
-    // The boot thread's block, first in bss: Thread at its base, stacks above.
+    // The boot thread's block, in bss: Thread at its base, stacks above. Boot itself has a stack of its own, a larger one.
     lis    13, {boot_block}@h
     ori    13, 13, {boot_block}@l
     mtspr  304, 13              // HSPRG0
     li     0, 0
-    ori    1, 0, {normal_top}
-    add    1, 1, 13
+    lis    1, {boot_stack}@h
+    ori    1, 1, {boot_stack}@l
+    addis  1, 1, {boot_stack_size} >> 16
     std    1, {t_normal_stack}(13)
     stdu   0, -64(1)            // back chain ends here
     mtlr   0
