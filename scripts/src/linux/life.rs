@@ -48,6 +48,17 @@ const CRASH: &[(&str, &str)] = &[
     ("NIDUS-L1-L2S-UP count=1", "\u{1}x"),
 ];
 
+/// The kernel reboots while its guest runs, and the one after the restart has guests again.
+const REBOOT: &[(&str, &str)] = &[
+    ("NIDUS-L1-COUNTERS when=before heap=0 ", ""),
+    ("NIDUS-L1-L2S-UP count=1", ""),
+    (DELETED, ""),
+    ("stop] reboot", ""),
+    ("INIT: Starting kernel at 0x", ""),
+    ("NIDUS-L1-COUNTERS when=before heap=0 ", ""),
+    ("NIDUS-L1-L2S-UP count=1", "\u{1}x"),
+];
+
 /// The firmware's word that nothing is left of an L2.
 const DELETED: &str =
     "nested guests deleted with their kernel: 1; in use: 0 bytes of heap, 0 of tables";
@@ -65,6 +76,13 @@ pub(super) fn cases() -> Vec<Case> {
             work: Work::Shell(
                 "nested --shell --smp 2 --l2-smp 2 --append 'nidus_do=nested nidus_counters=1 nidus_end=panic panic=1'",
                 CRASH.iter().map(step).collect(),
+            ),
+        },
+        Case {
+            name: "nested-reboot",
+            work: Work::Shell(
+                "nested --shell --smp 2 --l2-smp 2 --append 'nidus_do=nested nidus_counters=1 nidus_end=reboot'",
+                REBOOT.iter().map(step).collect(),
             ),
         },
         boot(
