@@ -3,14 +3,19 @@
 //! counters are at the end what they were at the start.
 //!
 //! `rounds=N` chooses how many rounds each race has, `race=NAME,NAME` which races there are; without them each takes about half
-//! a second. The surprising fact: the other threads never
-//! print; what they see goes into the atomics of [`Tally`], and the first thread makes cases of it.
+//! a second. In most rounds no thread waits for another, so that a host with as many processors as there are threads does
+//! tens of thousands in a second; in some the first thread waits until the others were there ([`waits`]), so that also a host with
+//! one processor, where a thread has it for milliseconds, has races and not turns.
+//!
+//! The surprising fact: the other threads never
+//! print; what they see goes into the atomics of [`TALLY`], and the first thread makes cases of it.
 
 mod memory;
 mod runs;
 mod state;
+mod tally;
 
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::lpcr::Lpcr;
 use isa::pte::PageSize;
@@ -30,117 +35,14 @@ use crate::start::Machine;
 use crate::threads::{Crew, Job};
 use crate::{mem, probe, say};
 
+use self::tally::{FIRST, FREE, TALLY, waits};
+
 /// Codes, as far as races lead to them.
 const BUSY: i64 = 1;
 const NOT_ENOUGH: i64 = -44;
 const P2: i64 = -55;
 const P3: i64 = -56;
 const IN_USE: i64 = -77;
-
-/// What the threads of a race have in common.
-struct Tally {
-    /// Rounds that the first thread makes.
-    rounds: AtomicU64,
-    /// The race is over for the others.
-    over: AtomicBool,
-    /// Seed of the random numbers.
-    seed: AtomicU64,
-    /// The guest that it is about; 0 for none.
-    guest: AtomicU64,
-    /// Root of the tree of all guests.
-    root: AtomicU64,
-    /// What happened: runs that were made, and that were tried, changes, refusals because of the others.
-    runs: AtomicU64,
-    tried: AtomicU64,
-    changes: AtomicU64,
-    refused: AtomicU64,
-    /// The longest call, ticks, and the sum of those.
-    longest: AtomicU64,
-    total: AtomicU64,
-    /// The first answer that is not allowed, and where.
-    wrong: AtomicI64,
-    wrong_at: AtomicU64,
-}
-
-static TALLY: Tally = Tally {
-    rounds: AtomicU64::new(0),
-    over: AtomicBool::new(false),
-    seed: AtomicU64::new(0),
-    guest: AtomicU64::new(0),
-    root: AtomicU64::new(0),
-    runs: AtomicU64::new(0),
-    tried: AtomicU64::new(0),
-    changes: AtomicU64::new(0),
-    refused: AtomicU64::new(0),
-    longest: AtomicU64::new(0),
-    total: AtomicU64::new(0),
-    wrong: AtomicI64::new(0),
-    wrong_at: AtomicU64::new(0),
-};
-
-impl Tally {
-    fn start(&self, rounds: u64, seed: u64) {
-        self.rounds.store(rounds, Ordering::SeqCst);
-        self.seed.store(seed, Ordering::SeqCst);
-        self.over.store(false, Ordering::SeqCst);
-        self.wrong.store(0, Ordering::SeqCst);
-        for counter in [
-            &self.guest,
-            &self.runs,
-            &self.tried,
-            &self.changes,
-            &self.refused,
-            &self.longest,
-            &self.total,
-            &self.wrong_at,
-        ] {
-            counter.store(0, Ordering::SeqCst);
-        }
-    }
-
-    /// The first thread's rounds. Long races say how far they are.
-    fn rounds(&self) -> impl Iterator<Item = u64> {
-        const EACH: u64 = 100_000;
-        let rounds = self.rounds.load(Ordering::SeqCst);
-        (0..rounds).inspect(|round| {
-            if *round > 0 && round.is_multiple_of(EACH) && self.wrong.load(Ordering::SeqCst) == 0 {
-                say!("race: {round} rounds");
-            }
-        })
-    }
-
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::SeqCst)
-    }
-
-    fn count(&self, what: &AtomicU64) {
-        what.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A call took so long.
-    fn took(&self, ticks: u64) {
-        self.longest.fetch_max(ticks, Ordering::Relaxed);
-        self.total.fetch_add(ticks, Ordering::Relaxed);
-    }
-
-    /// Looks at an answer; `at` is the place, for the report.
-    fn allow(&self, at: u64, code: i64, allowed: &[i64]) {
-        if allowed.contains(&code) {
-            return;
-        }
-        let (set, get) = (Ordering::SeqCst, Ordering::SeqCst);
-        // Zero is a code as well, where it should not have come.
-        let code = if code == 0 { i64::MAX } else { code };
-        if self.wrong.compare_exchange(0, code, set, get).is_ok() {
-            self.wrong_at.store(at, Ordering::SeqCst);
-        }
-    }
-
-    /// Notes a statement that must hold.
-    fn must(&self, at: u64, statement: bool) {
-        self.allow(at, i64::from(!statement), &[0]);
-    }
-}
 
 /// One thread, with buffers of its own.
 struct Caller {
@@ -204,7 +106,6 @@ impl Caller {
 
     /// Runs a vCPU: the code, and the reason if that is 0.
     fn run(&self, flags: u64, guest: u64, vcpu: u64) -> (i64, u64) {
-        TALLY.count(&TALLY.tried);
         let ret = hcall(H_GUEST_RUN_VCPU, [flags, guest, vcpu]);
         if ret.code() == 0 {
             TALLY.count(&TALLY.runs);
@@ -283,7 +184,7 @@ struct Race {
 const RACES: &[Race] = &[
     Race {
         name: "run-delete",
-        rounds: 100,
+        rounds: 1000,
         job: runs::run_and_delete,
     },
     Race {
@@ -313,12 +214,12 @@ const RACES: &[Race] = &[
     },
     Race {
         name: "invalidate",
-        rounds: 200,
+        rounds: 2000,
         job: memory::invalidate,
     },
     Race {
         name: "tables",
-        rounds: 200,
+        rounds: 2000,
         job: memory::tables,
     },
 ];
@@ -376,6 +277,7 @@ fn races(machine: &Machine, crew: &Crew) {
             get(&TALLY.longest) / 512,
             get(&TALLY.total) / 512 / changes.max(1)
         );
+        TALLY.say_codes(name);
         if !case(
             format_args!("race/{name}-answers"),
             TALLY.wrong.load(Ordering::SeqCst),

@@ -8,7 +8,7 @@ use isa::pte::{PageSize, Pte};
 use papr_services::table::number::H_RPT_INVALIDATE;
 
 use super::super::shadow::{NESTED, PWC, TLB};
-use super::{Caller, IN_USE, P2, TALLY};
+use super::{Caller, FIRST, FREE, IN_USE, P2, TALLY, waits};
 use crate::elements::id;
 use crate::guest::{self, program};
 use crate::hcall::hcall;
@@ -90,15 +90,48 @@ fn end(guest: u64, at: u64) {
     TALLY.allow(at, guest::delete(guest), &[0]);
 }
 
+/// Lets L2 store in a frame, in most rounds while it can be on its way there or not.
+fn let_flood(me: &mut Caller, round: u64, frame: u64) {
+    if waits(round) {
+        me.pause(LINGER);
+        await_flood(frame);
+    } else {
+        me.pause(4 * LINGER);
+    }
+    if mem::read64(frame) == FLOOD {
+        TALLY.count(&TALLY.refused);
+    }
+}
+
 /// Waits until L2 stores in a frame, a little at most: it may not be scheduled.
 fn await_flood(frame: u64) {
     let start = probe::time_base();
     while mem::read64(frame) != FLOOD && probe::time_base().wrapping_sub(start) < 4_000_000 {
         core::hint::spin_loop();
     }
-    if mem::read64(frame) == FLOOD {
-        TALLY.count(&TALLY.refused);
+}
+
+/// Where each thread stores in a frame, and one that does not.
+const PLACES: [u64; 4] = [0, 64, 128, 192];
+
+/// Marks the frame that nobody stores in any more.
+fn mark(frame: u64) {
+    for place in PLACES {
+        mem::write64(frame + place, MARK);
     }
+}
+
+fn is_marked(frame: u64) -> bool {
+    PLACES
+        .iter()
+        .all(|place| mem::read64(frame + place) == MARK)
+}
+
+/// Which of the two guests a round is about, and whether it is the first round in a row with that one. Rows are even.
+fn row(round: u64) -> (usize, bool) {
+    let length = if round < FIRST { 4 } else { FREE };
+    let is_first = round.is_multiple_of(length) || round == FIRST;
+    (usize::from(!(round / length).is_multiple_of(2)), is_first)
 }
 
 /// The leaf at [`AT`] leads to one frame, then to the other; in between it is sometimes not there at all.
@@ -120,13 +153,17 @@ pub(super) fn invalidate(number: usize) {
         slots[n] = tree.slot(AT, sizes[n]);
         begin(&me, tree.root, 0x74)
     });
+    // Marks are looked at a round later, so that a store that is late by any time until then shows.
+    let mut marked = [None, None];
     for round in TALLY.rounds() {
-        let kind = usize::from(round % 8 >= 4);
+        let (kind, is_first) = row(round);
         let (guest, slot, size) = (guests[kind], slots[kind], sizes[kind]);
         let [old, new] = [round, round + 1].map(|n| FRAMES[kind][n as usize % 2]);
+        TALLY.must(0x77, marked[kind].is_none_or(is_marked));
         mem::write64(new, 0);
-        if round % 4 == 0 {
+        if is_first {
             set_entry(slot, leaf(old, ALL));
+            mem::write64(old, 0);
             TALLY.guest.store(guest, Ordering::SeqCst);
             await_flood(old);
         }
@@ -135,30 +172,19 @@ pub(super) fn invalidate(number: usize) {
             set_entry(slot, 0);
             TALLY.allow(0x75, drop_translations(guest, TLB, size), &[0]);
         }
-        set_entry(
-            slot,
-            leaf(
-                new,
-                if me.below(2) == 0 {
-                    ALL
-                } else {
-                    ALL.difference(Pte::R | Pte::C)
-                },
-            ),
-        );
+        let rights = match me.below(2) {
+            0 => ALL,
+            _ => ALL.difference(Pte::R | Pte::C),
+        };
+        set_entry(slot, leaf(new, rights));
         TALLY.allow(0x76, drop_translations(guest, TLB, size), &[0]);
         TALLY.took(probe::time_base().wrapping_sub(start));
-        for offset in [0, 64, 128, 192] {
-            mem::write64(old + offset, MARK);
-        }
-        me.pause(LINGER);
-        await_flood(new);
-        let kept = [0, 64, 128, 192]
-            .iter()
-            .all(|offset| mem::read64(old + offset) == MARK);
-        TALLY.must(0x77, kept);
+        mark(old);
+        marked[kind] = Some(old);
+        let_flood(&mut me, round, new);
         TALLY.count(&TALLY.changes);
     }
+    TALLY.must(0x79, marked.into_iter().flatten().all(is_marked));
     for guest in guests {
         end(guest, 0x78);
     }
@@ -180,8 +206,11 @@ pub(super) fn tables(number: usize) {
     let guest = begin(&me, tree.root, 0x80);
     // Junk that an R or a C would change: a leaf without them.
     let junk = leaf(unused, Pte::READ | Pte::WRITE);
+    let mut behind = None;
     for round in TALLY.rounds() {
         let [old, new] = [round as usize % 2, (round as usize + 1) % 2].map(|n| tables[n]);
+        let is_junk = |table| mem::read64(table) == junk.to_be();
+        TALLY.must(0x82, behind.is_none_or(is_junk));
         mem::fill(new, 4096, 0);
         set_entry(new, leaf(frame, Pte::READ | Pte::WRITE));
         ptesync();
@@ -190,11 +219,10 @@ pub(super) fn tables(number: usize) {
         TALLY.allow(0x81, drop_translations(guest, PWC, PageSize::Size2M), &[0]);
         TALLY.took(probe::time_base().wrapping_sub(start));
         set_entry(old, junk);
+        behind = Some(old);
         mem::write64(frame, 0);
         TALLY.guest.store(guest, Ordering::SeqCst);
-        me.pause(LINGER);
-        await_flood(frame);
-        TALLY.must(0x82, mem::read64(old) == junk.to_be());
+        let_flood(&mut me, round, frame);
         TALLY.count(&TALLY.changes);
     }
     end(guest, 0x83);

@@ -4,10 +4,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::msr::Msr;
 use papr_services::table::number::{
-    H_CPPR, H_EOI, H_GUEST_CREATE_VCPU, H_GUEST_DELETE, H_IPI, H_XIRR,
+    H_CPPR, H_EOI, H_GUEST_CREATE_VCPU, H_GUEST_DELETE, H_GUEST_RUN_VCPU, H_IPI, H_XIRR,
 };
 
-use super::{BUSY, Caller, IN_USE, NOT_ENOUGH, P2, P3, TALLY};
+use super::{BUSY, Caller, IN_USE, NOT_ENOUGH, P2, P3, TALLY, waits};
 use crate::elements::id;
 use crate::exploitation::{self, Controller, QUEUE, QUEUE_BYTES, Source, esb};
 use crate::guest::program;
@@ -43,7 +43,8 @@ fn delete(guest: u64) -> i64 {
     code
 }
 
-/// The first thread makes guests and deletes them while the others run their vCPUs: two threads run the same one.
+/// The first thread makes guests and deletes them while the others run their vCPUs: two threads run the same one. The
+/// others go on until they are told that it is gone.
 pub(super) fn run_and_delete(number: usize) {
     let mut me = Caller::new(number);
     if number == 0 {
@@ -55,21 +56,28 @@ pub(super) fn run_and_delete(number: usize) {
                     break;
                 }
             };
-            // In turns: vCPUs that call all the time, and those that only a kick gets out.
-            let (nia, msr) = match round % 2 {
-                0 => (program::CALLS, 0),
-                _ => (program::LOOP, Msr::EE.bits()),
+            // vCPUs that call all the time, and some that only a kick gets out.
+            let is_calling = round % 8 < 7;
+            let (nia, msr) = match is_calling {
+                true => (program::CALLS, 0),
+                false => (program::LOOP, Msr::EE.bits()),
             };
             for vcpu in VCPUS {
                 TALLY.allow(0x11, me.prepare(guest, vcpu, nia, msr, &[]), &[0]);
             }
-            let tried = TALLY.tried.load(Ordering::SeqCst);
             TALLY.guest.store(guest, Ordering::SeqCst);
-            // The others may not have a processor just now.
-            crate::threads::wait(|| TALLY.tried.load(Ordering::SeqCst) != tried);
-            me.pause(100_000);
+            if waits(round) {
+                TALLY.meet(guest);
+                me.pause(100_000);
+            } else if me.below(2) == 0 {
+                me.pause(20_000);
+            }
+            if is_calling && me.below(8) == 0 {
+                let ret = hcall(H_GUEST_RUN_VCPU, [0, guest, VCPUS[1]]);
+                TALLY.allow(0x16, ret.code(), &[0, IN_USE]);
+                TALLY.must(0x17, ret.code() != 0 || is_reason(ret.r(4)));
+            }
             TALLY.allow(0x12, delete(guest), &[0]);
-            TALLY.guest.store(0, Ordering::SeqCst);
             // It is gone: an id is not used again so soon.
             TALLY.allow(0x13, me.run(0, guest, 0).0, &[P2]);
             TALLY.count(&TALLY.changes);
@@ -78,12 +86,17 @@ pub(super) fn run_and_delete(number: usize) {
         return;
     }
     let vcpu = VCPUS[number % 2];
+    let mut gone = 0;
     while !TALLY.is_over() {
         let guest = TALLY.guest.load(Ordering::SeqCst);
-        if guest != 0 {
+        if guest != gone {
+            TALLY.met.store(guest, Ordering::SeqCst);
             let (code, reason) = me.run(0, guest, vcpu);
             TALLY.allow(0x14, code, &[0, P2, IN_USE]);
             TALLY.must(0x15, code != 0 || is_reason(reason));
+            if code == P2 {
+                gone = guest;
+            }
         }
     }
 }
