@@ -38,8 +38,17 @@ const NOT_CALLS: [&str; 12] = [
     "ibm,display-line-length",
 ];
 
+/// What this program calls on QEMU's own pseries machine, which shows its tree by the client interface only: the tokens
+/// of that machine's table.
+const OF_QEMU: [(&str, u32); 4] = [
+    ("power-off", 0x2003),
+    ("query-cpu-stopped-state", 0x2005),
+    ("start-cpu", 0x2006),
+    ("stop-self", 0x2007),
+];
+
 impl Rtas {
-    /// Reads /rtas.
+    /// Reads /rtas; without a tree the tokens are QEMU's.
     #[must_use]
     pub(crate) fn new(tree: Option<&Tree<'static>>) -> Self {
         let mut rtas = Self {
@@ -49,7 +58,13 @@ impl Rtas {
             entry: 0,
             size: 0,
         };
-        let Some(tree) = tree else { return rtas };
+        let Some(tree) = tree else {
+            for (slot, token) in rtas.tokens.iter_mut().zip(OF_QEMU) {
+                *slot = token;
+                rtas.count += 1;
+            }
+            return rtas;
+        };
         tree.properties(&["rtas"], |name, value| {
             if value.len() == 4 && !NOT_CALLS.contains(&name) {
                 if let (Some(slot), Some(token)) = (rtas.tokens.get_mut(rtas.count), cell(value, 0))

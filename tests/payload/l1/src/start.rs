@@ -120,7 +120,7 @@ extern "C" fn payload_start(tree_address: u64) -> ! {
     } else {
         groups::run(&machine, args);
     }
-    end(&machine.rtas)
+    end()
 }
 
 /// Memory of the first `memory` node; two cells address, two cells size.
@@ -147,15 +147,13 @@ fn processor(tree: Option<&Tree<'static>>, property: &str) -> u32 {
     names.into_iter().find_map(number).unwrap_or(0)
 }
 
-/// Token of power-off for the paths that do not have the tree at hand; without a tree it is QEMU's.
-static POWER_OFF: AtomicU32 = AtomicU32::new(0x2005);
+/// Token of power-off, also for the paths that do not have the tree at hand; none is 0.
+static POWER_OFF: AtomicU32 = AtomicU32::new(0);
 
 /// Prints the summary and turns the partition off.
-fn end(rtas: &Rtas) -> ! {
+fn end() -> ! {
     report::summary();
-    let token = rtas
-        .token("power-off")
-        .unwrap_or(POWER_OFF.load(Ordering::Relaxed));
+    let token = POWER_OFF.load(Ordering::Relaxed);
     let (code, status) = rtas::call(token, &[u32::MAX, u32::MAX], 1);
     say!("payload: still here after power-off: {code}, status {status}");
     loop {
@@ -173,12 +171,12 @@ extern "C" fn unexpected_interrupt(vector: u64) -> ! {
         t.dar,
         t.dsisr
     );
-    end(&Rtas::new(None))
+    end()
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     report::failure();
     say!("payload FAILED: {info}");
-    end(&Rtas::new(None))
+    end()
 }
