@@ -277,7 +277,11 @@ impl Choice {
                     }
                     if self.is_followed() {
                         steps.extend(self.followed());
-                    } else {
+                    }
+                    if self.says("retain_initrd") {
+                        steps.push(each("again", &|id| format!("NIDUS-L2-USERLAND id={id} ")));
+                    }
+                    if !self.is_followed() || self.says("retain_initrd") {
                         steps.push(each("off", &|id| format!("NIDUS-L1-DONE id={id} status=0")));
                     }
                 }
@@ -341,7 +345,8 @@ impl Choice {
         self.says("nidus_do=kexec")
     }
 
-    /// Whether L1 ends while its L2s run and another kernel follows, by kexec or by its form for a crash.
+    /// Whether L1 ends while its L2s run and another kernel follows, by kexec or by its form for a crash. With
+    /// `retain_initrd` that one has L2s too.
     fn is_followed(&self) -> bool {
         self.says("nidus_end=kexec") || self.says("nidus_end=crash")
     }
@@ -441,6 +446,14 @@ mod tests {
             assert_eq!(names[names.len() - 4..], tail);
             assert!(!names.iter().any(|name| name == "L2 1 off"));
         }
+        let choice = Choice {
+            append: "nidus_end=kexec retain_initrd".to_owned(),
+            ..Choice::new(Mode::Nested)
+        };
+        let list = choice.milestones().into_iter();
+        let names: Vec<String> = list.map(|milestone| milestone.name).collect();
+        let tail = ["second userland", "L2 1 again", "L2 1 off", "L1 off"];
+        assert_eq!(names[names.len() - 4..], tail);
     }
 
     #[test]

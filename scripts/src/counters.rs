@@ -86,6 +86,16 @@ pub fn too_few_tables(lines: &[String]) -> Result<(), String> {
     }
 }
 
+/// Checks that a kernel which came after one with L2s finds nothing of them and has L2s of its own, which come and go.
+pub fn begin_with_nothing(lines: &[String]) -> Result<(), String> {
+    come_and_go(lines)?;
+    let used = |reading: &Reading| ["heap", "pgtable"].map(|name| reading.get(name).copied());
+    match readings(lines, "before").iter().map(used).next() {
+        Some([Some(0), Some(0)]) => Ok(()),
+        other => Err(format!("before: {other:?} bytes of heap and tables")),
+    }
+}
+
 /// Checks that a kernel which came after one with L2s finds nothing of them.
 pub fn nothing_left(lines: &[String]) -> Result<(), String> {
     match readings(lines, "left").as_slice() {
@@ -163,6 +173,16 @@ mod tests {
             .map(|line| line.replace("heap=", "absent "))
             .collect();
         assert!(come_and_go(&absent).is_err());
+    }
+
+    #[test]
+    fn a_kernel_that_follows_begins_with_nothing() {
+        assert_eq!(begin_with_nothing(&lines(70_000, 0)), Ok(()));
+        let mut some = lines(70_000, 4);
+        assert!(begin_with_nothing(&some).is_err());
+        some[0] = some[0].replace("heap=0", "heap=4");
+        assert_eq!(come_and_go(&some), Ok(()));
+        assert!(begin_with_nothing(&some).is_err_and(|text| text.starts_with("before")));
     }
 
     #[test]

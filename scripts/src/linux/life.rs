@@ -114,10 +114,10 @@ pub(super) fn cases() -> Vec<Case> {
             Choice {
                 smp: "2".to_owned(),
                 l2_smp: "2".to_owned(),
-                append: "nidus_end=kexec".to_owned(),
+                append: "nidus_end=kexec retain_initrd".to_owned(),
                 ..nested()
             },
-            vec![counters::nothing_left, two_threads_after_kexec],
+            vec![counters::begin_with_nothing, two_threads_after_kexec],
         ),
         boot(
             "nested-crash-kexec",
@@ -143,7 +143,10 @@ pub(super) fn cases() -> Vec<Case> {
             Choice {
                 smp: "4".to_owned(),
                 l2_smp: "2".to_owned(),
-                append: "nidus_offline=3 nidus_counters=1".to_owned(),
+                // Whoever has so little of a processor is late, not stuck.
+                append: "nidus_offline=3 nidus_counters=1 \
+                    nidus_l2_append=nidus_busy=1,watchdog_thresh=60,rcupdate.rcu_cpu_stall_timeout=120"
+                    .to_owned(),
                 ..nested()
             },
             vec![counters::come_and_go, |lines| {
