@@ -19,8 +19,8 @@ use pnor_image::content::Trust;
 use pnor_image::ffs::Found;
 
 use crate::command_line::{CommandLine, Mode};
-use crate::entry::park;
 use crate::entry::ram::{self, NoTree, Ram};
+use crate::entry::{self, park};
 use crate::fdt::Fdt;
 use crate::files::{self, Files, Origin, Told};
 use crate::flash::{SystemFlash, writable_partition};
@@ -33,7 +33,8 @@ use crate::opal;
 use crate::opal::kernel::Kernel;
 use crate::payload::Payload;
 use crate::stages::{self, Stage};
-use crate::{chips, console, settings, stop, time_base};
+use crate::thread::ThreadBlock;
+use crate::{chips, console, settings, stack, stop, time_base};
 
 /// What the loader gave.
 #[derive(Clone, Copy, Debug)]
@@ -107,10 +108,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
             machine,
             flash_table: flash.map(|(_, found)| found),
             nvram,
-            blocks: Ram::new(&plan)
-                .thread_blocks()
-                .take(park::parked().count())
-                .collect(),
+            blocks: thread_blocks(&plan),
             plan,
             kernel,
             keep: line.keep.unwrap_or(false),
@@ -132,10 +130,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         machine,
         extents,
         pool: Ram::new(&plan).pool(inputs.chips.len()),
-        blocks: Ram::new(&plan)
-            .thread_blocks()
-            .take(park::parked().count())
-            .collect(),
+        blocks: thread_blocks(&plan),
         payload,
         exploitation: line.exploitation(),
         tables: line.tables,
@@ -146,8 +141,20 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
     crate::hypervisor::start(handover)
 }
 
+/// Blocks for the parked threads, in their order. Their stacks and those of this thread are watched from now on.
+fn thread_blocks(plan: &Plan) -> Vec<&'static ThreadBlock> {
+    let pirs: Vec<u32> = park::parked().collect();
+    let blocks = Ram::new(plan).thread_blocks();
+    let blocks: Vec<_> = blocks.take(pirs.len()).collect();
+    let others = pirs.iter().zip(&blocks);
+    let others = others.flat_map(|(pir, block)| block.stacks(*pir));
+    stack::watch(entry::boot_stacks().chain(others));
+    blocks
+}
+
 /// The line that says that the payload runs from now on; tests wait for it. `at` is where.
 pub fn announce_payload(at: u64) {
+    stack::boot_is_over();
     log::info!("INIT: Starting kernel at {at:#x}");
 }
 

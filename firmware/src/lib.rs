@@ -28,6 +28,7 @@ pub mod nvram;
 pub mod opal;
 pub mod payload;
 pub mod settings;
+pub mod stack;
 pub mod stages;
 pub mod stop;
 pub mod thread;

@@ -12,8 +12,8 @@ use core::fmt;
 use log::Level;
 use nest::lpc::IoSpace;
 
-use crate::console;
 use crate::machine::{Devices, PowerAction};
+use crate::{console, stack};
 
 /// Turns the machine off, or restarts it; without a BMC, or if it does not obey, stops for attention.
 pub fn power<L: IoSpace>(machine: &Devices<L>, action: PowerAction) -> ! {
@@ -21,6 +21,7 @@ pub fn power<L: IoSpace>(machine: &Devices<L>, action: PowerAction) -> ! {
         PowerAction::Off => "power off",
         PowerAction::Reset => "reboot",
     };
+    stack::report(|level, text| say(machine, level, text));
     say(machine, Level::Info, format_args!("{verb}"));
     let error = machine.power(action);
     say(

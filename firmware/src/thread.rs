@@ -7,6 +7,8 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
+use crate::stack::{Kind, Stack};
+
 /// Size of a thread's block: 64 KiB, aligned to itself.
 pub const BLOCK_SIZE: usize = 0x1_0000;
 /// Where the normal stack starts (grows down), from the base of the block. Below it: 40 KiB less the `Thread`.
@@ -92,6 +94,23 @@ impl ThreadBlock {
     };
 }
 
+impl ThreadBlock {
+    /// The stacks of the thread whose block this is.
+    #[must_use]
+    pub fn stacks(&'static self, pir: u32) -> [Stack; 2] {
+        let (normal, rest) = self.stacks.split_at(NORMAL_WORDS);
+        let (emergency, _) = rest.split_at((EMERGENCY_STACK_TOP - NORMAL_STACK_TOP) / 8);
+        [(Kind::Normal, normal), (Kind::Emergency, emergency)].map(|(kind, words)| Stack {
+            kind,
+            pir,
+            words,
+        })
+    }
+}
+
+/// Words of the normal stack.
+const NORMAL_WORDS: usize = (NORMAL_STACK_TOP - size_of::<Thread>()) / 8;
+
 /// The range of addresses that hold both stacks of the block at `thread`, for whoever walks a back chain.
 #[must_use]
 pub fn stack_range(thread: &Thread) -> core::ops::Range<u64> {
@@ -124,4 +143,30 @@ pub fn this_thread() -> &'static Thread {
     // SAFETY: r13 holds the address of this thread's block from before the first line of Rust on (entry/head.S, park.S), and
     // blocks live for ever.
     unsafe { &*thread }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::Ordering;
+
+    #[test]
+    fn stacks_end_where_threads_start_on_them() {
+        let block: &'static ThreadBlock = Box::leak(Box::new(ThreadBlock::ZERO));
+        let base = core::ptr::from_ref(block).addr();
+        let [normal, emergency] = block.stacks(3);
+        let ends = |stack: &Stack| {
+            let range = stack.words.as_ptr_range();
+            (range.start.addr() - base, range.end.addr() - base)
+        };
+        assert_eq!(ends(&normal), (size_of::<Thread>(), NORMAL_STACK_TOP));
+        assert_eq!(ends(&emergency), (NORMAL_STACK_TOP, EMERGENCY_STACK_TOP));
+        block.thread.pir.store(1, Ordering::Relaxed);
+        assert!(
+            normal
+                .words
+                .iter()
+                .all(|word| word.load(Ordering::Relaxed) == 0)
+        );
+    }
 }

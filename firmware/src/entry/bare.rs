@@ -17,6 +17,7 @@ use crate::console;
 use crate::entry::park::{MAX_THREADS, PARK_SLOTS, PARKED, ParkSlot};
 use crate::exception::{self, Cause, Dump, FRAME_SIZE, Frame};
 use crate::opal::gather;
+use crate::stack::{self, Kind, Stack};
 use crate::stop;
 use crate::thread::{self, EMERGENCY_STACK_TOP, Thread, ThreadBlock};
 use crate::threads;
@@ -24,16 +25,16 @@ use crate::threads;
 static BOOT_BLOCK: ThreadBlock = ThreadBlock::ZERO;
 /// What boot runs on, and the boot thread's vCPU afterwards: descriptions of all chips and of the tree pass through, which are
 /// larger than the stacks that calls have.
-static BOOT_STACK: Stack = Stack([const { AtomicU64::new(0) }; BOOT_STACK_SIZE / 8]);
+static BOOT_STACK: BootStack = BootStack([const { AtomicU64::new(0) }; BOOT_STACK_SIZE / 8]);
 /// Bytes; a multiple of 64 KiB, as head.S adds it.
 const BOOT_STACK_SIZE: usize = 0x4_0000;
 static PARKED_BLOCK: ThreadBlock = ThreadBlock::ZERO;
 
-/// Memory for a stack; nobody looks into it but by its address.
+/// Memory for a stack.
 #[repr(C, align(65536))]
-struct Stack([AtomicU64; BOOT_STACK_SIZE / 8]);
+struct BootStack([AtomicU64; BOOT_STACK_SIZE / 8]);
 
-impl Stack {
+impl BootStack {
     /// Its addresses.
     fn range(&self) -> core::ops::Range<u64> {
         let base = self.0.as_ptr().expose_provenance() as u64;
@@ -82,6 +83,17 @@ core::arch::global_asm!(
     f_vector = const offset_of!(Frame, vector),
     f_depth = const offset_of!(Frame, depth),
 );
+
+/// The stacks of the thread that boots.
+pub fn boot_stacks() -> impl Iterator<Item = Stack> {
+    let pir = thread::pir();
+    let boot = Stack {
+        kind: Kind::Boot,
+        pir,
+        words: &BOOT_STACK.0,
+    };
+    [boot].into_iter().chain(BOOT_BLOCK.stacks(pir))
+}
 
 /// Where the elected thread comes from head.S, on the boot thread's stack.
 extern "C" fn boot_entry(tree: u64, loaded_at: u64) -> ! {
@@ -159,7 +171,7 @@ extern "C" fn firmware_exception(frame: &Frame) -> ! {
     stop::attention()
 }
 
-/// Prints `pc` and the return addresses up the back chain from the stack frame at `r1`.
+/// Prints `pc` and the return addresses up the back chain from the stack frame at `r1`, and what may be the reason for it all.
 fn trace(pc: u64, r1: u64) {
     let boot = BOOT_STACK.range();
     let stack = if boot.contains(&r1) {
@@ -175,6 +187,9 @@ fn trace(pc: u64, r1: u64) {
         |at: u64| unsafe { core::ptr::with_exposed_provenance::<u64>(at as usize).read_volatile() };
     for address in exception::back_trace(r1, &stack, read) {
         console::emergency(format_args!("  {address:016x}\n"));
+    }
+    if let Some(stack) = stack::overflowed() {
+        console::emergency(format_args!("the {stack} has overflowed\n"));
     }
 }
 

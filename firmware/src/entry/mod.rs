@@ -14,10 +14,11 @@ mod image {
     )]
 
     mod bare;
+    pub use bare::boot_stacks;
     pub mod heap;
     pub mod ram;
 }
 #[cfg(target_os = "none")]
-pub use image::{heap, ram};
+pub use image::{boot_stacks, heap, ram};
 
 pub mod park;

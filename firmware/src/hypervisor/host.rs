@@ -19,7 +19,7 @@ use super::partition_table::PartitionTable;
 use super::terminal::{Device, Terminal};
 use super::{random, timer, tlb};
 use crate::machine::Machine;
-use crate::threads;
+use crate::{stack, threads};
 
 /// How long input may wait where it does not interrupt.
 const POLL_INTERVAL: Ticks = Ticks::from_ms(10);
@@ -131,6 +131,7 @@ impl Services {
         if now.wrapping_sub(self.next_poll()).cast_signed() < 0 {
             return;
         }
+        stack::look(now);
         self.look_again(now, self.longest_turn());
         let looks_after_console = self.vcpu_id == 0;
         if looks_after_console || !self.shared.terminal.lock().is_drained() {

@@ -4,6 +4,7 @@
 //! Surprising fact: an interrupt says only that somebody should look, so both ways look at the same devices.
 #![forbid(unsafe_code)]
 
+use isa::timebase;
 use nest::bt;
 use nest::psi::PsiSource;
 use opal_calls::args::{AsyncToken, FlashId, Isn, OsAddr, Server};
@@ -17,6 +18,7 @@ use opal_calls::os_memory::OsMemory as _;
 
 use super::i2c::Driven;
 use super::serve::Opal;
+use crate::stack;
 
 impl Opal {
     /// Does what an interrupt of the firmware is for, but for the console: that is looked at after every one.
@@ -41,6 +43,7 @@ impl Opal {
         let more = if depth.is_nested() {
             EventSet::NONE
         } else {
+            stack::look(timebase::now().0);
             self.poll_devices()
         };
         if events.0 != 0 {

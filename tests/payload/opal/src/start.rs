@@ -58,6 +58,8 @@ pub(crate) struct Machine {
     pub(crate) fast_reboots: u64,
     /// Where the firmware keeps a copy of this program, 0 when it does not.
     pub(crate) kept: u64,
+    /// The control structure of the memory console.
+    pub(crate) log: u64,
     /// Whether it has sensors.
     pub(crate) has_sensors: bool,
     /// An interrupt of the firmware itself.
@@ -103,6 +105,7 @@ pub(crate) extern "C" fn payload_start(r3: u64, r8: u64, r9: u64, msr: u64, bega
         has_nest_mmu: false,
         fast_reboots: number(&tree, &["chosen"], "nidus,fast-reboot"),
         kept: 0,
+        log: wide(tree.property(&["ibm,opal"], "ibm,opal-memcons")),
         has_sensors: false,
         isn: number(&tree, &["ibm,opal"], "opal-interrupts"),
     };
