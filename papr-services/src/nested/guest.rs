@@ -260,14 +260,23 @@ impl Guest {
         env.host.set_partition_table_entry(self.lpid(), entry);
     }
 
-    /// Gives it the tables to run with, unless another of its vCPUs was faster.
-    fn furnish<H: Host>(&self, env: &Env<'_, H>, tables: FirstTables) {
+    /// Gives it the tables to run with, unless another of its vCPUs was faster; whether it has some. `make` is called under the
+    /// lock, so that of two vCPUs that ask at the same time none is refused what the other is about to bring.
+    fn furnish<H: Host>(
+        &self,
+        env: &Env<'_, H>,
+        make: impl FnOnce() -> Option<FirstTables>,
+    ) -> bool {
         let mut settings = self.settings.lock();
         if settings.stage == Stage::New {
+            let Some(tables) = make() else {
+                return false;
+            };
             self.shadow.furnish(tables);
             settings.stage = Stage::Furnished;
             self.publish(env, &settings);
         }
+        true
     }
 
     /// Takes it out of the hardware, for good. No vCPU is in a run.
@@ -351,16 +360,22 @@ impl Registry {
     /// H_NOT_ENOUGH_RESOURCES: there is none to be had; the guest is as it was.
     pub(super) fn furnish<H: Host>(&self, env: &Env<'_, H>, guest: &Guest) -> Result<(), HCode> {
         let make = || FirstTables::new(&self.tables).ok();
-        let tables = make().or_else(|| {
-            let entries = self.entries.lock();
-            let guests = entries.iter().filter_map(|entry| entry.guest.as_ref());
-            guests.into_iter().find_map(|guest| {
-                guest.shadow.take_back(env.host);
+        if guest.furnish(env, make) {
+            return Ok(());
+        }
+        let entries = self.entries.lock();
+        let mut guests = entries.iter().filter_map(|entry| entry.guest.as_ref());
+        let take = || {
+            guests.find_map(|other| {
+                other.shadow.take_back(env.host);
                 make()
             })
-        });
-        guest.furnish(env, tables.ok_or(HCode::H_NOT_ENOUGH_RESOURCES)?);
-        Ok(())
+        };
+        if guest.furnish(env, take) {
+            Ok(())
+        } else {
+            Err(HCode::H_NOT_ENOUGH_RESOURCES)
+        }
     }
 
     /// Makes a guest.
@@ -476,14 +491,23 @@ impl Registry {
         let all = env
             .host
             .wait_until(|| !doomed().any(|guest| guest.is_running()));
-        let mut deleted: u32 = 0;
-        // Once it was seen without a run, what is seen of one is about to find that there are none any more.
-        for guest in doomed().filter(|guest| all || !guest.is_running()) {
-            if self.remove(env, guest.id().into())? {
-                deleted = deleted.saturating_add(1);
+        let (mut deleted, mut left): (u32, bool) = (0, false);
+        for guest in doomed() {
+            // Once it was seen without a run, what is seen of one is about to find that there are none any more, so this
+            // takes no time. But it may have come to its place since, and be dying because somebody else said so.
+            let ended = || !guest.is_running();
+            if (all && env.host.wait_until(ended)) || ended() {
+                let was_there = self.remove(env, guest.id().into())?;
+                deleted = deleted.saturating_add(was_there.into());
+            } else {
+                left = true;
             }
         }
-        if all { Ok(deleted) } else { Err(HCode::H_BUSY) }
+        if left {
+            Err(HCode::H_BUSY)
+        } else {
+            Ok(deleted)
+        }
     }
 }
 

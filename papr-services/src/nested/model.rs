@@ -229,9 +229,14 @@ fn ra(frame: u64) -> Ra {
 }
 
 fn tables() -> Arc<TableQuota> {
+    tables_of(u64::MAX)
+}
+
+/// The same, of which so many bytes can be had.
+fn tables_of(limit: u64) -> Arc<TableQuota> {
     let memory = POOL.with(|kept| words(4 << 16, kept));
     let pool = TablePool::new(Ra(0x70_0000_0000), memory).unwrap();
-    Arc::new(TableQuota::new(Arc::new(pool), u64::MAX))
+    Arc::new(TableQuota::new(Arc::new(pool), limit))
 }
 
 /// Tries the orders of threads that interrupt each other at most this often where they need not.

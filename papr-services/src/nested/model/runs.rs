@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use isa::addr::Gra;
 use loom::thread;
 
-use super::{Machine, ROOTS, VCPU, check, partition, tables};
+use super::{Machine, ROOTS, VCPU, check, partition, tables, tables_of};
 use crate::error::HCode;
 use crate::guest_ram::GuestRam;
 use crate::level::Level;
@@ -22,6 +22,9 @@ const INPUT: u64 = 0x3_0000;
 const OUTPUT: u64 = 0x3_1000;
 const BUFFER: u64 = 0x3_2000;
 
+/// What a guest has from its first run on.
+const FIRST_TABLES: u64 = 0x1_0000 + 3 * 0x1000 + 0x100;
+
 /// A partition with a guest that can run.
 struct Running {
     ram: GuestRam,
@@ -33,7 +36,10 @@ struct Running {
 
 impl Running {
     fn new(machine: Machine) -> Arc<Self> {
-        let tables = tables();
+        Self::with(machine, tables())
+    }
+
+    fn with(machine: Machine, tables: Arc<TableQuota>) -> Arc<Self> {
         let config = NestedConfig {
             level: Level::Power10,
             own: OWN,
@@ -200,7 +206,8 @@ fn two_runs_of_one_vcpu_and_a_deletion() {
 #[test]
 fn two_first_runs_make_tables_once() {
     check(2, || {
-        let world = Running::new(Machine::new());
+        // There are no more than these.
+        let world = Running::with(Machine::new(), tables_of(FIRST_TABLES));
         world.nested.create_vcpu(0, world.guest, 1).unwrap();
         let element = |id, at| (id, pair(at, 4096));
         world.set_at(0, 1, &[element(0x0c00, INPUT), element(0x0c01, OUTPUT)]);
@@ -208,7 +215,7 @@ fn two_first_runs_make_tables_once() {
         let runner = thread::spawn(move || other.enter(1, 1));
         let ran = [world.enter(2, 0), runner.join().unwrap()];
         assert_eq!(ran, [Ok(()); 2]);
-        assert_eq!(world.tables.in_use(), 0x1_0000 + 3 * 0x1000 + 0x100);
+        assert_eq!(world.tables.in_use(), FIRST_TABLES);
         assert_eq!(world.delete(), Ok(()));
         world.is_gone(true);
     });

@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use isa::context::GuestContext;
 use isa::pte::{pate_process_table, pate_root};
@@ -12,12 +13,13 @@ use super::{
     GUEST_WIDE, HOST_WIDE, QUOTAS, ROOT, World, code, double, gsb, pair, partition_table, word,
 };
 use crate::error::{HCode, Outputs};
-use crate::host::Flush;
+use crate::host::{DateTime, DeviceError, Flush, Host};
 use crate::level::Level;
+use crate::nested::Env;
 use crate::nested::buffer::{Items, Purpose};
 use crate::nested::element::Scope;
 use crate::nested::guest::Quotas;
-use crate::nested::run::Exit;
+use crate::nested::run::{Exit, Running};
 
 #[test]
 fn capabilities_are_checked() {
@@ -325,6 +327,85 @@ fn delete_all_needs_no_id() {
         );
     }
     world.create().unwrap();
+}
+
+/// A machine where another thread deletes the guest of a world while this one waits, makes one in its place, and runs that.
+struct Meddler<'a> {
+    world: &'a World,
+    guest: u64,
+    running: RefCell<Option<Running>>,
+}
+
+impl Host for Meddler<'_> {
+    fn timebase(&self) -> u64 {
+        self.world.machine.timebase()
+    }
+    fn flush(&self, flush: Flush) {
+        self.world.machine.flush(flush);
+    }
+    fn set_partition_table_entry(&self, lpid: u32, pate: [u64; 2]) {
+        self.world.machine.set_partition_table_entry(lpid, pate);
+    }
+    fn console_write(&self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+    fn console_read(&self, _: &mut [u8]) -> usize {
+        0
+    }
+    fn read_clock(&self) -> Result<DateTime, DeviceError> {
+        Err(DeviceError)
+    }
+    fn set_clock(&self, _: DateTime) -> Result<(), DeviceError> {
+        Err(DeviceError)
+    }
+    fn random(&self) -> Option<u64> {
+        None
+    }
+    fn vcpu(&self) -> u32 {
+        1
+    }
+    fn kick(&self, _: u32) {}
+    fn wait_until(&self, done: impl Fn() -> bool) -> bool {
+        let is_done = done();
+        let mut running = self.running.borrow_mut();
+        if running.is_none() {
+            let (world, env) = (self.world, self.world.env());
+            assert_eq!(code(&world.nested.delete(&env, 0, self.guest)), 0);
+            let next = world.ready();
+            *running = Some(world.enter(next, &[never()]));
+            let busy = code(&world.nested.delete(&env, 0, next));
+            assert_eq!(busy, HCode::H_BUSY.code());
+        }
+        is_done
+    }
+    fn interrupt_pending(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn delete_all_leaves_a_guest_alone_that_came_meanwhile_and_runs() {
+    let world = World::new();
+    let host = Meddler {
+        guest: world.ready(),
+        world: &world,
+        running: RefCell::new(None),
+    };
+    let env = Env {
+        ram: &world.ram,
+        host: &host,
+        lpid: 1,
+    };
+    let all = world.nested.delete(&env, 1 << 63, 0);
+    assert_eq!(code(&all), HCode::H_BUSY.code());
+    let running = host.running.into_inner().unwrap();
+    let lpid = running.guest.lpid();
+    let root = running.guest.shadow().root_ra().unwrap();
+    let entry = world.machine.entries.borrow()[&lpid];
+    assert_eq!(entry[0], pate_root(root.0), "the hardware still has it");
+    world.leave(running, Exit::Interrupted);
+    assert_eq!(code(&world.nested.delete(&world.env(), 1 << 63, 0)), 0);
+    assert_eq!(world.counters()[2], 0);
 }
 
 #[test]
