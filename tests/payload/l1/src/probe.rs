@@ -194,6 +194,9 @@ pub(crate) fn time_base() -> u64 {
     value
 }
 
+/// A decrementer that does not end while the program runs, however slow its machine: 36 minutes.
+pub(crate) const FAR: u64 = 1 << 40;
+
 /// Sets the decrementer.
 pub(crate) fn set_decrementer(ticks: u64) {
     // SAFETY: the 0x900 handler of the vectors is installed for the whole run.

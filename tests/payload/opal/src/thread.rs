@@ -198,7 +198,10 @@ pub(crate) const fn ms(ms: u64) -> u64 {
     ms * 512_000
 }
 
-/// Waits until something holds, `ms` at most; tells whether it does.
+/// Milliseconds that another thread, or a device, may take: they are played by a host that others use as well.
+pub(crate) const PATIENCE: u64 = 60_000;
+
+/// Waits until something holds, `limit_ms` at most; tells whether it does.
 pub(crate) fn wait(limit_ms: u64, mut holds: impl FnMut() -> bool) -> bool {
     let start = time_base();
     loop {
@@ -225,7 +228,7 @@ pub(crate) fn start(index: usize, pir: u64) -> (i64, bool) {
     let thread = prepare(index, pir);
     mem::write64(low::NEWCOMER, thread.address());
     let code = call(token::OPAL_START_CPU, [pir, secondary_address()]);
-    let came = code == call::code::SUCCESS && wait(5000, || thread.is_idle());
+    let came = code == call::code::SUCCESS && wait(PATIENCE, || thread.is_idle());
     (code, came)
 }
 

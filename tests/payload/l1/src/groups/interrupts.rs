@@ -8,11 +8,11 @@ use crate::report::{case, holds};
 use crate::start::Machine;
 use crate::{probe, radix};
 
-/// Ticks that are long for an interrupt that is due: 0.1 s.
-const SOON: u64 = 51_200_000;
+/// Ticks that are long for an interrupt that is due, also where the machine below is busy: 8 s.
+const SOON: u64 = 4_096_000_000;
 
 pub(super) fn run(machine: &Machine) {
-    probe::set_decrementer(0x7fff_ffff);
+    probe::set_decrementer(probe::FAR);
     let has_xics = machine.controller.is_none();
     if has_xics {
         inter_processor(machine);
@@ -111,7 +111,7 @@ fn decrementer() {
         "interrupts/decrementer-56-bits",
         left > 1 << 39 && left <= 1 << 40,
     );
-    probe::set_decrementer(0x7fff_ffff);
+    probe::set_decrementer(probe::FAR);
 }
 
 fn cede() {
@@ -129,7 +129,7 @@ fn cede() {
         probe::interrupts() > before && probe::last().vector == 0x900,
     );
     probe::set_msr(probe::MSR);
-    probe::set_decrementer(0x7fff_ffff);
+    probe::set_decrementer(probe::FAR);
 }
 
 /// An interrupt that already waits.
@@ -152,7 +152,7 @@ fn cede_pending(machine: &Machine) {
     probe::set_msr(probe::MSR);
     hcall(nr::H_IPI, [me, 0xff]);
     hcall(nr::H_CPPR, [0]);
-    probe::set_decrementer(0x7fff_ffff);
+    probe::set_decrementer(probe::FAR);
 }
 
 fn problem_state() {

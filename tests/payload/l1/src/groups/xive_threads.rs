@@ -18,7 +18,7 @@ use crate::start::Machine;
 use crate::threads::{Crew, wait};
 
 /// Interrupts each way.
-const ROUNDS: u64 = 500;
+const ROUNDS: u64 = 200;
 /// The other thread's number among the crew, and its server.
 const OTHER: usize = 1;
 /// The state of a context with an event, in what an acknowledgement answers.
@@ -134,7 +134,7 @@ fn sleep_and_wake(number: usize) {
             os: load(&AREA),
             lisns: [0, 0],
         };
-        probe::set_decrementer(0x7fff_ffff);
+        probe::set_decrementer(probe::FAR);
         controller.set_priority(0xff);
         hcall(nr::H_CEDE, []);
         WOKE.store(probe::time_base(), Ordering::SeqCst);

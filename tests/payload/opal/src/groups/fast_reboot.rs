@@ -15,7 +15,7 @@ use crate::processor::{relax, time_base};
 use crate::report::case;
 use crate::say;
 use crate::start::Machine;
-use crate::thread::{self, Thread, give_back, others, wait};
+use crate::thread::{self, PATIENCE, Thread, give_back, others, wait};
 
 /// Says that memory holds this diary. Behind it: starts so far, whether a case failed, the time base of the last one.
 const MAGIC: u64 = 0x6e69_6475_735f_6672;
@@ -51,7 +51,10 @@ pub(super) fn run(machine: &Machine) {
                 });
             }
             let is_busy = |thread: &Thread| thread.rounds.load(Ordering::Relaxed) > 0;
-            check("a-thread-is-in-calls", wait(5000, || others().any(is_busy)));
+            check(
+                "a-thread-is-in-calls",
+                wait(PATIENCE, || others().any(is_busy)),
+            );
             again();
             check("came-back-to-its-caller", false);
         }
@@ -67,7 +70,7 @@ pub(super) fn run(machine: &Machine) {
                 None => check("there-is-another-thread", false),
             }
             // This thread has nothing to do with it, and is interrupted in the middle of nothing.
-            check("another-thread-reboots", wait(60_000, || false));
+            check("another-thread-reboots", wait(PATIENCE, || false));
         }
         2 if machine.kept == 0 => {
             check("two", machine.fast_reboots == 2);

@@ -9,7 +9,7 @@ use crate::mem::{copy, read_be64, write_be64};
 use crate::report::{case, holds};
 use crate::say;
 use crate::start::Machine;
-use crate::thread::wait;
+use crate::thread::{PATIENCE, wait};
 
 /// Says that memory holds a diary. The number behind it is how often the machine was rebooted.
 const MAGIC: u64 = 0x6e69_6475_735f_6f70;
@@ -48,7 +48,7 @@ pub(super) fn run(_: &Machine) {
     let got = call(*token, *args);
     // The BMC needs a moment.
     let is_polled = |_: ()| call(t::OPAL_POLL_EVENTS, [0]) != 0;
-    wait(10_000, || is_polled(()));
+    wait(PATIENCE, || is_polled(()));
     case(format_args!("reboot/{name}"), got, 0);
     holds("reboot/came-back-to-its-caller", false);
 }

@@ -9,7 +9,7 @@ use crate::mem::layout::{BUFFER, SCRATCH};
 use crate::mem::{self, equals, read_be32, read_be64, read8, write_be64};
 use crate::report::{case, holds, one_of, skip};
 use crate::start::Machine;
-use crate::thread::{secondary_address, wait};
+use crate::thread::{PATIENCE, secondary_address, wait};
 
 const P: u64 = SCRATCH;
 const Q: u64 = SCRATCH + 64;
@@ -62,7 +62,9 @@ fn console(machine: &Machine) {
     );
     case("console/read-nothing-there", read_be64(P), 0);
     case("console/read-leaves-the-buffer", u64::from(read8(Q)), 0xaa);
-    let drained = wait(3000, || call(t::OPAL_CONSOLE_FLUSH, [0]) == code::SUCCESS);
+    let drained = wait(PATIENCE, || {
+        call(t::OPAL_CONSOLE_FLUSH, [0]) == code::SUCCESS
+    });
     holds("console/flush-drains", drained);
     write_be64(P, 0);
     let got = call(t::OPAL_CONSOLE_WRITE_BUFFER_SPACE, [0, P]);
@@ -247,7 +249,7 @@ fn ipmi(machine: &Machine) {
     };
     let answered = |room| {
         let mut got = EMPTY;
-        wait(3000, || {
+        wait(PATIENCE, || {
             call(t::OPAL_POLL_EVENTS, [0]);
             got = receive(room);
             got != EMPTY

@@ -11,7 +11,9 @@ use crate::mem::layout::SCRATCH;
 use crate::mem::{self, read_be64, read8, write_be64};
 use crate::report::{case, holds, one_of, skip};
 use crate::start::Machine;
-use crate::thread::{self, Thread, boot, give_back, others, secondary_address, start, wait};
+use crate::thread::{
+    self, PATIENCE, Thread, boot, give_back, others, secondary_address, start, wait,
+};
 
 const P: u64 = SCRATCH;
 /// Rounds of the hammer.
@@ -74,7 +76,7 @@ fn all(task: thread::Task) -> bool {
         thread.run(task);
     }
     task(boot());
-    wait(60_000, || others().all(Thread::is_idle))
+    wait(PATIENCE, || others().all(Thread::is_idle))
 }
 
 /// Reports what the threads noted.
@@ -254,11 +256,11 @@ fn quiesce(machine: &Machine) {
     }
     let moves = |counter: &AtomicU64| {
         let before = counter.load(Ordering::SeqCst);
-        wait(1000, || counter.load(Ordering::SeqCst) > before + 10)
+        wait(PATIENCE, || counter.load(Ordering::SeqCst) > before + 10)
     };
     // One answer each may be on its way, for as long as the host keeps that thread waiting.
     let rests = |counter: &AtomicU64| {
-        wait(5000, || {
+        wait(PATIENCE, || {
             let before = counter.load(Ordering::SeqCst);
             !wait(50, || counter.load(Ordering::SeqCst) != before)
         })
@@ -296,7 +298,7 @@ fn quiesce(machine: &Machine) {
     STOP.store(true, Ordering::SeqCst);
     holds(
         "quiesce/they-stop",
-        wait(5000, || others().all(Thread::is_idle)),
+        wait(PATIENCE, || others().all(Thread::is_idle)),
     );
     case("quiesce/no-other-answer", OTHER.load(Ordering::SeqCst), 0);
 }
@@ -334,7 +336,9 @@ fn resets(machine: &Machine) {
     for round in 1..=200 {
         let got = signal(pir);
         refused += u64::from(got != code::SUCCESS);
-        if !wait(10_000, || target.interrupts.load(Ordering::SeqCst) >= round) {
+        if !wait(PATIENCE, || {
+            target.interrupts.load(Ordering::SeqCst) >= round
+        }) {
             lost += 1;
             break;
         }
@@ -342,7 +346,10 @@ fn resets(machine: &Machine) {
     case("reset/refused", refused, 0);
     case("reset/lost", lost, 0);
     STOP.store(true, Ordering::SeqCst);
-    holds("reset/the-thread-goes-on", wait(5000, || target.is_idle()));
+    holds(
+        "reset/the-thread-goes-on",
+        wait(PATIENCE, || target.is_idle()),
+    );
     target.set_handler(thread::count);
     let wrong = target.wrong.swap(0, Ordering::Relaxed);
     case("reset/nested-calls-wrong", wrong, 0);
@@ -363,7 +370,7 @@ fn resets(machine: &Machine) {
     one_of("reset/again", signal(pir), &[code::SUCCESS]);
     holds(
         "reset/came-again",
-        wait(1000, || target.interrupts.load(Ordering::SeqCst) > 200),
+        wait(PATIENCE, || target.interrupts.load(Ordering::SeqCst) > 200),
     );
 }
 
@@ -380,7 +387,7 @@ fn give_all_back(machine: &Machine) {
         thread.run(give_back);
     }
     for (n, &pir) in (1..).zip(&pirs[..machine.thread_count - 1]) {
-        let back = wait(5000, || {
+        let back = wait(PATIENCE, || {
             mem::write8(P, 0xaa);
             call(t::OPAL_QUERY_CPU_STATUS, [pir, P]) == code::SUCCESS && read8(P) == 0
         });
@@ -398,7 +405,7 @@ fn give_all_back(machine: &Machine) {
     for thread in others() {
         thread.run(give_back);
     }
-    let back = wait(5000, || {
+    let back = wait(PATIENCE, || {
         call(t::OPAL_QUERY_CPU_STATUS, [pirs[0], P]) == code::SUCCESS && read8(P) == 0
     });
     holds("threads/returns-again", back);
