@@ -331,7 +331,7 @@ impl Choice {
             _ if self.starts_l2s() => {
                 300 + 240 * u64::from(self.l2 * self.rounds) + 4 * u64::from(self.load)
             }
-            Mode::Nested | Mode::Papr | Mode::Opal => 180,
+            Mode::Nested | Mode::Papr | Mode::Opal => 300,
         })
     }
 

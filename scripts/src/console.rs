@@ -178,7 +178,8 @@ pub fn converse(
 mod tests {
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(20);
+    /// Nothing here waits so long, however busy the machine.
+    const LIMIT: Duration = Duration::from_secs(300);
 
     fn step(expect: &'static str, send: &'static str) -> Step {
         Step { expect, send }
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_command_that_hangs_after_a_forbidden_line_is_not_a_matter_of_time() {
-        let hang = "echo a BUG: here; exec sleep 60";
+        let hang = "echo a BUG: here; exec sleep 1000";
         let found = problem(hang, &[step("never", "")]);
         assert_eq!(found.as_deref(), Some("forbidden line: a BUG: here"));
     }

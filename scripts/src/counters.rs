@@ -7,7 +7,7 @@ const ROOT: u64 = 8 << 13;
 /// The size of any other directory, and of a table of 4 KiB leaves.
 const TABLE: u64 = 8 << 9;
 /// What the firmware sets aside for each guest, so that a fault can always be resolved: two directories and a table of
-/// 4 KiB leaves, and a table of 64 KiB leaves (papr-services/src/nested/shadow.rs).
+/// 4 KiB leaves, and a table of 64 KiB leaves (papr-services/src/nested/shadow/reserve.rs).
 const RESERVE: u64 = 3 * TABLE + (8 << 5);
 
 /// One reading: the value of each counter by its name.

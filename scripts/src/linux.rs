@@ -168,7 +168,8 @@ fn short(machine: Machine, lines: &[(&str, &str)], stop: Stop) -> Result<ReadyWo
     Ok(ReadyWork::Boot(Box::new(ReadyBoot {
         machine,
         watch: stop.watch(lines, forbidden()?),
-        limit: Duration::from_secs(60),
+        // Seconds on an idle machine.
+        limit: Duration::from_secs(180),
         checks: vec![],
     })))
 }
