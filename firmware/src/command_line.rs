@@ -102,8 +102,12 @@ impl CommandLine {
             return false;
         };
         let word = Self::parse(&alloc::format!("nidus.{option}={value}"));
-        self.merge(&word);
-        word.unknown.is_empty() && word.payload.is_empty()
+        // With anything else in it nothing of it counts: so it is reported.
+        let is_one = !value.contains(char::is_whitespace) && word.unknown.is_empty();
+        if is_one {
+            self.merge(&word);
+        }
+        is_one
     }
 
     /// Takes what was not said yet: of settings that are there twice the first counts, and it came first.
@@ -172,6 +176,15 @@ mod tests {
             assert!(!line.setting(name, value), "{name}={value}");
         }
         assert_eq!(line.payload, "quiet");
+        let mut line = CommandLine::default();
+        for value in ["papr console=hvc0", "papr nidus.xive=off", " papr"] {
+            assert!(!line.setting("nidus,mode", value), "{value}");
+        }
+        assert_eq!(
+            line,
+            CommandLine::default(),
+            "what is reported has no effect"
+        );
     }
 
     #[test]
