@@ -2,8 +2,9 @@
 //! and sends them by its own loads and stores, without the firmware.
 //!
 //! Owns the contract: what the calls accept, where the partition finds the pages, and what it last asked for. The
-//! controllers are behind [`Hardware`]. One lock for all of it, [`Exploitation::state`], is held over calls of
-//! [`Hardware`], so that what is answered and what the controllers do agree; none of these calls is frequent.
+//! controllers are behind [`Hardware`]. One lock for all of it, [`Exploitation::state`], is held over the calls
+//! of [`Hardware`] that change what was asked for, so that what is answered and what the controllers do agree; none of them is
+//! frequent.
 //!
 //! The surprising fact: an interrupt that arrives, is taken and ends never comes by here. Only its route does.
 

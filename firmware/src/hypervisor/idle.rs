@@ -33,7 +33,7 @@ pub(super) fn stop_until(lpcr: Lpcr, until: u64, now: u64) {
     unsafe { mtspr(spr::Psscr(0)) };
     isa::barrier::sync();
     isa::barrier::isync();
-    // SAFETY: PSSCR is as said above; LPCR[PECE] of every guest lets the decrementer wake the thread.
+    // SAFETY: PSSCR is as said above; with EC = 0 every exception ends the wait, whatever LPCR[PECE] says.
     unsafe { core::arch::asm!("stop", options(nostack)) };
     // SAFETY: as before the wait.
     unsafe { mtspr(control) };
