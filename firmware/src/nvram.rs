@@ -67,7 +67,7 @@ impl<L: IoSpace + FirmwareSpace + Sync> Medium for InFlash<L> {
     }
 }
 
-/// A range that is not within NVRAM.
+/// Why NVRAM was not read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NvramError {
     /// The range is not within it.
@@ -285,11 +285,13 @@ impl Nvram {
         };
         // The journal must not be where something was or will be.
         let common = spare.start.max(self.spare.start)..self.spare.end.min(spare.end);
+        self.forget_pieces(&common, &span);
         let Some(store) = &mut self.store else {
             return Ok(());
         };
         let new = self.bytes.get(span.clone()).unwrap_or_default();
         let is_safe = journal::change(&mut **store, &self.blocks, &common, at, before, new)?;
+        self.forget_pieces(&common, &(0..0));
         self.uncertain = 0..0;
         self.spare = spare;
         if !is_safe && !self.warned {
@@ -319,6 +321,15 @@ impl Nvram {
         if let Some(store) = &mut self.store {
             store.renew();
             self.known.fill(false);
+        }
+    }
+
+    /// Forgets what was read of a range, but for the pieces in which something of `kept` is: a journal is laid over it.
+    fn forget_pieces(&mut self, range: &Range<usize>, kept: &Range<usize>) {
+        let has = |of: &Range<usize>, at: usize| at < of.end && of.start < at + PIECE;
+        for (index, known) in self.known.iter_mut().enumerate() {
+            let at = index * PIECE;
+            *known &= !has(range, at) || has(kept, at);
         }
     }
 
@@ -673,6 +684,36 @@ mod tests {
             assert_eq!(chip.bytes.lock().unwrap()[first], [value; 0x2000]);
             assert_eq!(chip.bytes.lock().unwrap()[second], [value; 0x10]);
         }
+    }
+
+    /// The journal is laid over free space. Who makes a partition of that finds in it what he has written, to the last byte.
+    #[test]
+    fn what_a_journal_was_laid_over_is_written_anew() {
+        let chip = Chip::formatted();
+        let mut nvram = open(&chip);
+        // All of it is known, and the free space is zeroes.
+        nvram.read(0..SIZE).expect("read");
+        assert_eq!(nvram.write(0x2000..0x3000, fill(9)), Ok(Ok(())));
+        assert_eq!(nvram.write(SIZE - 0x2000..SIZE, fill(0)), Ok(Ok(())));
+        let ends_in_zeroes = |count: usize| {
+            let bytes = chip.bytes.lock().unwrap();
+            bytes[SIZE - count..].iter().all(|byte| *byte == 0)
+        };
+        assert!(ends_in_zeroes(0x2000));
+        // A write that goes there and needs the journal: that is laid over free space, so what is left there counts.
+        assert_eq!(nvram.write(0x11010..SIZE, fill(3)), Ok(Ok(())));
+        let held = chip.bytes.lock().unwrap()[0x11010..].to_vec();
+        assert!(nvram.read(0x11010..SIZE) == Ok(&held[..]));
+        // A write that failed in the middle of its journal, and is made up for by the next.
+        *chip.left.lock().unwrap() = 0x1100;
+        assert!(nvram.write(0x2000..0x3000, fill(5)).is_err());
+        *chip.left.lock().unwrap() = usize::MAX;
+        *chip.broken.lock().unwrap() = false;
+        for _ in 0..2 {
+            assert_eq!(nvram.write(SIZE - 0x3000..SIZE, fill(0)), Ok(Ok(())));
+        }
+        assert!(ends_in_zeroes(0x3000));
+        assert_eq!(chip.bytes.lock().unwrap()[0x2000], 5);
     }
 
     #[test]
