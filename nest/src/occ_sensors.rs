@@ -257,9 +257,12 @@ impl<'a> Sensors<'a> {
         sensor.scaled(raw, attribute).ok_or(SensorError::NoReading)
     }
 
-    /// A value of the newer of the valid buffers.
+    /// A value of the newer of the valid buffers. A controller that is being reset says so in the header; its buffers stay as they were.
     fn raw(&self, sensor: &Sensor, attribute: Attribute) -> Option<u64> {
         let bytes = Bytes(self.area);
+        if bytes.get8(VALID) != Some(1) {
+            return None;
+        }
         let is_valid = |buffer: usize| bytes.get8(buffer).is_some_and(|valid| valid != 0);
         let record = |buffer: usize| {
             let at = buffer.checked_add(sensor.reading)?;
@@ -493,5 +496,10 @@ mod tests {
         let sensors = Sensors::new(&area).unwrap();
         let nothing = Err(SensorError::NoReading);
         assert_eq!(sensors.read(0, Attribute::Accumulator), nothing);
+        // A controller that stops after it was found.
+        set(&area, VALID, &[0]);
+        assert_eq!(sensors.read(0, Attribute::Sample), nothing);
+        set(&area, VALID, &[1]);
+        assert_eq!(sensors.read(0, Attribute::Sample), Ok(250));
     }
 }
