@@ -140,11 +140,16 @@ fn seeds(name: &str) -> Result<Vec<Vec<u8>>> {
         // The first byte: check sums are made right, 32 MiB or 64 MiB of flash.
         "ffs" => {
             let mut seeds = Vec::new();
-            for (how, (_, _, text)) in [3_u8, 5].iter().zip(layout::BUILT_IN) {
+            for (_, _, text) in layout::BUILT_IN {
                 let layout = Layout::parse(text)?;
+                let how = match layout.table.flash_size() >> 20 {
+                    32 => 3,
+                    64 => 5,
+                    size => bail!("the target has no flash of {size} MiB"),
+                };
                 let image = build::image(&layout, &[])?;
-                let table = image.get(..0x1000).unwrap_or_default();
-                seeds.push([&[*how], table].concat());
+                let table = image.get(..0x1800).unwrap_or_default();
+                seeds.push([&[how], table].concat());
             }
             seeds
         }
@@ -164,6 +169,7 @@ fn seeds(name: &str) -> Result<Vec<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pnor_image::ffs::Table;
 
     #[test]
     fn every_target_has_seeds() {
@@ -171,6 +177,15 @@ mod tests {
             let seeds = seeds(name).expect("made");
             let fits = |seed: &Vec<u8>| seed.len() <= longest as usize;
             assert!(!seeds.is_empty() && seeds.iter().all(fits), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_seeds_of_the_table_are_sound_where_the_target_has_them() {
+        for seed in seeds("ffs").expect("made") {
+            let size = if seed[0] == 3 { 32 << 20 } else { 64 << 20 };
+            let (_, problems) = Table::parse(&seed[1..], size).expect("a table");
+            assert!(problems.is_empty(), "{problems:?}");
         }
     }
 
