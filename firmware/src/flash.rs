@@ -7,13 +7,20 @@
 use core::fmt;
 use core::ops::Range;
 
-use nest::hiomap::{FirmwareSpace, Hiomap, HiomapError};
-use nest::ipmi::IpmiError;
+use isa::timebase::Ticks;
+use nest::bt::Asker;
+use nest::hiomap::{Data, FirmwareSpace, Hiomap, HiomapError, Job, Link, Progress};
+use nest::ipmi::{Event, IpmiError, Request, Response};
+use nest::lock::lock_within;
 use nest::lpc::IoSpace;
 use pnor_image::ffs::{self, Entry, Found, Kind, Origin, Search, flags};
 use pnor_image::flash::Flash;
 
 use crate::machine::Devices;
+
+/// How long others may keep the flash from who waits for it: longer than the driver lets them. A processor that was stopped
+/// keeps it for ever, and a kernel that crashes for that reason still writes to NVRAM.
+const PATIENCE: Ticks = Ticks::from_s(30);
 
 /// The flash of a machine, as a medium.
 pub struct SystemFlash<L: 'static>(pub &'static Devices<L>);
@@ -93,23 +100,20 @@ impl<L: IoSpace + FirmwareSpace> SystemFlash<L> {
         work: impl FnOnce(&mut Hiomap, &mut nest::bt::Bt<&'static L>) -> Result<T, HiomapError>,
     ) -> Result<T, HiomapError> {
         let absent = HiomapError::Bmc(IpmiError::Busy);
-        let mut driver = self.0.flash_driver().lock();
+        let mut driver = lock_within(self.0.flash_driver(), PATIENCE).ok_or(absent)?;
         let driver = driver.as_mut().ok_or(absent)?;
         self.0.with_bmc(|bmc| work(driver, bmc)).ok_or(absent)?
     }
 
-    /// Does something with driver, BMC and bus, unless somebody else is using the flash, or there is none: then `None`.
-    pub fn try_with<T>(
+    /// Works on a job and waits for nothing; `None` when somebody else is using the flash, or there is none.
+    pub fn advance(
         &self,
-        work: impl FnOnce(
-            &mut Hiomap,
-            &mut nest::bt::Bt<&'static L>,
-            &'static L,
-        ) -> Result<T, HiomapError>,
-    ) -> Option<Result<T, HiomapError>> {
+        job: &mut Job,
+        data: &mut Data<'_>,
+    ) -> Option<Result<Progress, HiomapError>> {
         let mut driver = self.0.flash_driver().try_lock()?;
         let driver = driver.as_mut()?;
-        self.0.with_bmc(|bmc| work(driver, bmc, self.0.bus()))
+        Some(driver.advance(job, &mut Unwaited(self.0), data))
     }
 
     /// Bytes of the flash and of an erase block; `None` when there is none.
@@ -159,6 +163,25 @@ impl<L: IoSpace + FirmwareSpace> Flash for SystemFlash<L> {
 
     fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), HiomapError> {
         self.with(|driver, bmc| driver.read(bmc, self.0.bus(), at, buffer))
+    }
+}
+
+/// The way to the BMC for who comes back. Its events are the kernel's to ask for, which tells of those for the flash.
+struct Unwaited<L: 'static>(&'static Devices<L>);
+
+impl<L: IoSpace> Link for Unwaited<L> {
+    const ATTEMPTS: u32 = 2;
+
+    fn begin(&mut self, request: &Request<'_>) -> Result<(), IpmiError> {
+        self.0.bmc_begin(Asker::Flash, request)
+    }
+
+    fn poll(&mut self) -> Option<Result<Response, IpmiError>> {
+        self.0.bmc_poll(Asker::Flash)
+    }
+
+    fn event(&mut self) -> Result<Option<Event>, IpmiError> {
+        Ok(None)
     }
 }
 

@@ -8,7 +8,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use isa::timebase::{self, Deadline, Ticks, delay};
-use nest::bt::{self, BT_PORT, Bt};
+use nest::bt::{self, Asker, BT_PORT, Bt};
 use nest::hiomap::{Hiomap, Told};
 use nest::ipmi::{self, IpmiError, Transport};
 use nest::lock::{Mutex, MutexGuard, lock_within, rank};
@@ -21,7 +21,7 @@ use crate::console::Sink;
 
 /// How long the BMC may take from accepting a power command to doing it.
 const POWER_PATIENCE_S: u64 = 30;
-/// How long the code that talks to the BMC may keep it from a power command; a whole exchange takes no longer.
+/// How long the code that talks to the BMC may keep it from a power command: as long as a BMC may take for an answer.
 const BMC_PATIENCE: Ticks = Ticks::from_s(3);
 /// How long the UART may take to become free, and then to send what it has.
 const UART_PATIENCE: Ticks = Ticks::from_ms(100);
@@ -334,14 +334,14 @@ impl<L: IoSpace> Devices<L> {
     ///
     /// # Errors
     /// As [`Bt::begin`]; [`IpmiError::Busy`] also when there is no BMC.
-    pub fn bmc_begin(&self, request: &ipmi::Request<'_>) -> Result<(), IpmiError> {
+    pub fn bmc_begin(&self, asker: Asker, request: &ipmi::Request<'_>) -> Result<(), IpmiError> {
         let mut bmc = self.bmc.try_lock().ok_or(IpmiError::Busy)?;
-        bmc.as_mut().ok_or(IpmiError::Busy)?.begin(request)
+        bmc.as_mut().ok_or(IpmiError::Busy)?.begin(asker, request)
     }
 
-    /// The answer to the last request that was begun, once.
-    pub fn bmc_poll(&self) -> Option<Result<ipmi::Response, IpmiError>> {
-        self.bmc.try_lock()?.as_mut()?.poll()
+    /// The answer to the last request that `asker` began, once.
+    pub fn bmc_poll(&self, asker: Asker) -> Option<Result<ipmi::Response, IpmiError>> {
+        self.bmc.try_lock()?.as_mut()?.poll(asker)
     }
 
     /// Asks the BMC for `action` and waits for it to happen; so it returns only when it did not.

@@ -2,8 +2,8 @@
 //!
 //! Owns the handshake and the framing: length, netfn, sequence, command. Everything the BMC sends is checked: a response
 //! of another request is dropped, one that is too long or too short is refused. There is one request at a time on the bus;
-//! one that nobody waits for ([`Bt::begin`]) is ended before the next is sent. The surprising fact: writing 1 to H_BUSY
-//! toggles it, so it is looked at before it is written.
+//! one that nobody waits for ([`Bt::begin`]) is ended before the next is sent, and its answer kept for its [`Asker`]. The
+//! surprising fact: writing 1 to H_BUSY toggles it, so it is looked at before it is written.
 
 use isa::timebase::Deadline;
 
@@ -54,6 +54,15 @@ impl core::fmt::Display for Absent {
     }
 }
 
+/// Who begins a request and asks for its answer later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// The queue of the kernel's requests.
+    Kernel,
+    /// The driver of the flash.
+    Flash,
+}
+
 /// The interface.
 #[derive(Debug)]
 pub struct Bt<B> {
@@ -62,19 +71,26 @@ pub struct Bt<B> {
     sequence: u8,
     /// The request that was begun and has no answer yet.
     begun: Option<Begun>,
-    /// The answer to a request that was begun, not yet asked for.
-    answer: Option<Result<Response, IpmiError>>,
+    /// For each [`Asker`] the answer to what it began, not yet asked for.
+    answers: [Option<Result<Response, IpmiError>>; 2],
 }
 
 /// A request on its way.
 #[derive(Clone, Copy, Debug)]
 struct Begun {
+    asker: Asker,
+    pending: Pending,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
     /// Netfn and unit, sequence and command of its response.
     expected: [u8; 3],
     deadline: Deadline,
 }
 
-impl Begun {
+impl Pending {
     fn new(request: &Request<'_>, sequence: u8) -> Self {
         let function = (request.netfn | 1) << 2 | request.lun & 3;
         Self {
@@ -127,7 +143,7 @@ impl<B: IoSpace> Bt<B> {
             base,
             sequence: 0,
             begun: None,
-            answer: None,
+            answers: [None; 2],
         };
         bt.drain();
         bt.set_host_busy(false);
@@ -189,61 +205,74 @@ impl<B: IoSpace> Bt<B> {
         Ok(())
     }
 
-    /// Sends a request and does not wait: [`Bt::poll`] has the answer when there is one.
+    /// Sends a request and does not wait: [`Bt::poll`] has the answer when there is one. An earlier one that was not asked for
+    /// is dropped.
     ///
     /// # Errors
-    /// [`IpmiError::Busy`]: the BMC does not take one now, or the answer to the last one was not asked for yet.
-    /// [`IpmiError::TooLong`].
-    pub fn begin(&mut self, request: &Request<'_>) -> Result<(), IpmiError> {
+    /// [`IpmiError::Busy`]: the BMC does not take one now, or is at another. [`IpmiError::TooLong`].
+    pub fn begin(&mut self, asker: Asker, request: &Request<'_>) -> Result<(), IpmiError> {
         check_length(request)?;
-        if self.begun.is_some() || self.answer.is_some() || !self.is_ready() {
+        if self.begun.is_some() || !self.is_ready() {
             return Err(IpmiError::Busy);
         }
+        self.answers[asker as usize] = None;
         self.sequence = self.sequence.wrapping_add(1);
         self.put(request, self.sequence)?;
-        self.begun = Some(Begun::new(request, self.sequence));
+        let pending = Pending::new(request, self.sequence);
+        self.begun = Some(Begun { asker, pending });
         Ok(())
     }
 
-    /// The answer to the request that was begun; [`IpmiError::Timeout`] when it does not come in time.
-    pub fn poll(&mut self) -> Option<Result<Response, IpmiError>> {
+    /// The answer to the request that was begun, once; [`IpmiError::Timeout`] when it does not come in time.
+    pub fn poll(&mut self, asker: Asker) -> Option<Result<Response, IpmiError>> {
         self.look();
-        self.answer.take()
+        self.answers[asker as usize].take()
     }
 
     /// Looks for the answer to the request that was begun.
     fn look(&mut self) {
-        let Some(begun) = self.begun else { return };
+        let Some(Begun { asker, pending }) = self.begun else {
+            return;
+        };
         // Before the look: whoever was held up in between has waited long enough, but not in vain.
-        let late = begun.deadline.has_passed();
+        let late = pending.deadline.has_passed();
+        let mut answer = None;
         if self.control() & RESPONSE != 0 {
-            match self.take() {
-                Ok((header, response)) if header == begun.expected => {
-                    self.answer = Some(Ok(response));
-                }
+            answer = match self.take() {
+                Ok((header, response)) if header == pending.expected => Some(Ok(response)),
                 // An answer to a request that was given up: ours is still to come.
-                Ok(_) => {}
-                Err(error) => self.answer = Some(Err(error)),
-            }
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            };
         }
-        if late && self.answer.is_none() {
-            self.answer = Some(Err(IpmiError::Timeout));
+        if late && answer.is_none() {
+            answer = Some(Err(IpmiError::Timeout));
         }
-        if self.answer.is_some() {
+        if answer.is_some() {
             self.begun = None;
+            self.answers[asker as usize] = answer;
         }
     }
 
     /// Waits until the request that was begun has its answer.
     fn settle(&mut self) {
-        while self.begun.is_some() {
+        let Some(Begun { asker, pending }) = self.begun else {
+            return;
+        };
+        let ended = pending.deadline.wait_for(|| {
             self.look();
+            self.begun.is_none().then_some(())
+        });
+        if ended.is_none() {
+            // The time base stands still, so its deadline never passes.
+            self.begun = None;
+            self.answers[asker as usize] = Some(Err(IpmiError::Timeout));
         }
     }
 
     /// Waits for the response to the request just sent.
     fn receive(&self, request: &Request<'_>, sequence: u8) -> Result<Response, IpmiError> {
-        let Begun { expected, deadline } = Begun::new(request, sequence);
+        let Pending { expected, deadline } = Pending::new(request, sequence);
         loop {
             deadline
                 .wait_for(|| (self.control() & RESPONSE != 0).then_some(()))
@@ -327,6 +356,7 @@ mod tests {
 
     const CTRL: u16 = 0xe4;
     const DATA: u16 = 0xe5;
+    const KERNEL: Asker = Asker::Kernel;
     const GET_DEVICE_ID: Request<'static> = Request {
         netfn: 6,
         lun: 0,
@@ -524,15 +554,19 @@ mod tests {
         script.extend(sending(&[3, 0x18, 2, 1]));
         script.push(In(CTRL, 0));
         let mut bt = started(script);
-        assert_eq!(bt.poll(), None, "nothing was begun");
-        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
-        assert_eq!(bt.begin(&GET_DEVICE_ID), Err(IpmiError::Busy));
-        assert_eq!(bt.poll(), None);
-        let answer = bt.poll().expect("it came").expect("it is good");
+        assert_eq!(bt.poll(KERNEL), None, "nothing was begun");
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Err(IpmiError::Busy));
+        assert_eq!(bt.poll(KERNEL), None);
+        let answer = bt.poll(KERNEL).expect("it came").expect("it is good");
         assert_eq!(answer.data(), [7]);
-        assert_eq!(bt.begin(&GET_DEVICE_ID), Err(IpmiError::Busy), "the BMC is");
-        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
-        assert_eq!(bt.poll(), None);
+        assert_eq!(
+            bt.begin(KERNEL, &GET_DEVICE_ID),
+            Err(IpmiError::Busy),
+            "the BMC is"
+        );
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.poll(KERNEL), None);
     }
 
     #[test]
@@ -543,10 +577,53 @@ mod tests {
         script.extend(sending(&[3, 0x18, 2, 1]));
         script.extend(receiving(&[4, 0x1c, 2, 1, 0]));
         let mut bt = started(script);
-        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Ok(()));
         assert_eq!(bt.transact(&GET_DEVICE_ID).map(|r| r.completion), Ok(0));
-        let first = bt.poll().expect("it was kept");
+        let first = bt.poll(KERNEL).expect("it was kept");
         assert_eq!(first.map(|response| response.completion), Ok(0xc1));
+    }
+
+    #[test]
+    fn a_request_that_was_begun_ends_although_the_time_base_stands_still() {
+        struct Silent;
+        impl IoSpace for Silent {
+            fn inb(&self, _: u16) -> u8 {
+                0
+            }
+            fn outb(&self, _: u16, _: u8) {}
+            fn probe(&self, _: u16) -> Option<u8> {
+                Some(0)
+            }
+        }
+        timebase::fake::set_step(Ticks(0));
+        let mut bt = Bt::start(Silent).expect("present");
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.transact(&GET_DEVICE_ID), Err(IpmiError::Timeout));
+        assert_eq!(bt.poll(KERNEL), Some(Err(IpmiError::Timeout)));
+    }
+
+    #[test]
+    fn each_asker_gets_its_own_answer() {
+        let mut script = sending(&[3, 0x18, 1, 1]);
+        script.extend(receiving(&[5, 0x1c, 1, 1, 0, 7]));
+        script.extend(sending(&[3, 0x18, 2, 1]));
+        script.extend(receiving(&[5, 0x1c, 2, 1, 0, 8]));
+        script.extend(sending(&[3, 0x18, 3, 1]));
+        script.push(In(CTRL, 0));
+        let mut bt = started(script);
+        assert_eq!(bt.begin(Asker::Flash, &GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Err(IpmiError::Busy));
+        assert_eq!(bt.poll(KERNEL), None, "it is not the kernel's");
+        // The flash has not asked for it yet, and need not before others go on.
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Ok(()));
+        let data = |answer: Option<Result<Response, IpmiError>>| {
+            answer.map(|answer| answer.map(|answer| answer.data().to_vec()))
+        };
+        assert_eq!(data(bt.poll(Asker::Flash)), Some(Ok([7].into())));
+        assert_eq!(data(bt.answers[KERNEL as usize]), Some(Ok([8].into())));
+        // One that was given up is not taken for the answer to the next.
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.poll(KERNEL), None);
     }
 
     #[test]
@@ -560,11 +637,11 @@ mod tests {
         script.extend(sending(&[3, 0x18, 2, 1]));
         script.extend(receiving(&[200]));
         let mut bt = started(script);
-        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
-        assert_eq!([bt.poll(), bt.poll()], [None, None]);
-        assert_eq!(bt.poll(), Some(Err(IpmiError::Timeout)));
-        assert_eq!(bt.begin(&GET_DEVICE_ID), Ok(()));
-        assert_eq!(bt.poll(), Some(Err(IpmiError::TooLong)));
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Ok(()));
+        assert_eq!([bt.poll(KERNEL), bt.poll(KERNEL)], [None, None]);
+        assert_eq!(bt.poll(KERNEL), Some(Err(IpmiError::Timeout)));
+        assert_eq!(bt.begin(KERNEL, &GET_DEVICE_ID), Ok(()));
+        assert_eq!(bt.poll(KERNEL), Some(Err(IpmiError::TooLong)));
     }
 
     #[test]

@@ -6,33 +6,30 @@
 //! fact: what is written into a write window is in the BMC's memory only, and reaches the flash when it was marked dirty
 //! and flushed; the BMC sees none of the accesses. And what is read from a window that the BMC has closed looks like flash:
 //! so whether the window was there is asked afterwards, of the bus and of the BMC's events.
+//!
+//! Who can wait reads, writes and erases in one call; who cannot comes back with a [`Job`] until it is done.
 
 mod error;
 mod events;
+mod exchange;
+mod job;
 mod protocol;
 mod window;
 
 pub use error::HiomapError;
 pub use events::{EVENT_COMMAND, News, Told, event};
+pub use exchange::Link;
+pub use job::{Data, Job, Progress};
 pub use protocol::is_of_protocol;
 pub use window::FirmwareSpace;
 
-use isa::timebase::{Deadline, Ticks};
+use exchange::{Exchange, Stop, Waited};
 use protocol::{NEWEST, Operation};
-use window::{Window, part};
+use window::Window;
 
-use crate::ipmi::{Event, IpmiError, Transport, next_event};
+use crate::ipmi::{Event, Transport};
 use crate::lpc::OutOfRange;
 
-/// How often something is tried again after the BMC lost its state.
-const TRIES: u32 = 2;
-
-/// How long an operation may take, and how much longer for each MiB of it: firmware space has about 4 MiB a second, and the
-/// BMC about one to write. One request may run over it, since that has a limit of its own.
-const PATIENCE: Ticks = Ticks::from_s(10);
-const PATIENCE_FOR_MIB: u64 = 4;
-/// Most bytes between two looks at what the BMC has told.
-const PIECE: u64 = 0x1_0000;
 /// Most events that are taken at a time: a broken BMC can claim to have one more for ever.
 const EVENTS: u32 = 16;
 
@@ -51,6 +48,20 @@ pub struct Hiomap {
     disturbed: bool,
     /// Where events come from; the driver asks the BMC itself while nobody else does.
     told: Option<&'static Told>,
+    /// The request that has no answer yet.
+    exchange: Option<Exchange>,
+    /// How far events are dealt with, or a negotiation is.
+    settling: Settling,
+    /// Changes with each [`Job`] that is worked on: who comes back after another one begins his piece anew.
+    turn: u64,
+}
+
+/// What the BMC has answered since an event was dealt with, or nobody has dealt with it yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Settling {
+    is_acknowledged: bool,
+    /// Version, and how far to shift for blocks.
+    info: Option<(u8, u8)>,
 }
 
 impl Hiomap {
@@ -69,13 +80,17 @@ impl Hiomap {
             events: event::DAEMON_READY,
             disturbed: false,
             told: None,
+            exchange: None,
+            settling: Settling::default(),
+            turn: 0,
         };
-        let agreed = flash.negotiate(bmc)?;
+        let agreed = flash.negotiate(&mut Waited::new(bmc))?;
         Ok(Self {
             version: agreed.version,
             shift: agreed.shift,
             size: agreed.size,
             granule: agreed.granule,
+            settling: Settling::default(),
             ..flash
         })
     }
@@ -128,12 +143,8 @@ impl Hiomap {
         at: u64,
         into: &mut [u8],
     ) -> Result<(), HiomapError> {
-        let length = into.len() as u64;
-        self.in_windows(bmc, at, length, false, |_, _, window, place, count| {
-            let piece = part(at, place, count).and_then(|range| into.get_mut(range));
-            let piece = piece.ok_or(HiomapError::Outside)?;
-            Ok(space.read(window.address_of(place)?, piece)?)
-        })
+        let job = Job::new(at, into.len() as u64);
+        self.finish(bmc, job, Data::Read(space, into))
     }
 
     /// Writes from the place `at` on, and returns when the flash has it. The BMC erases by itself.
@@ -147,19 +158,8 @@ impl Hiomap {
         at: u64,
         from: &[u8],
     ) -> Result<(), HiomapError> {
-        let length = from.len() as u64;
-        self.in_windows(bmc, at, length, true, |flash, bmc, window, place, count| {
-            let piece = part(at, place, count).and_then(|range| from.get(range));
-            let piece = piece.ok_or(HiomapError::Outside)?;
-            space.write(window.address_of(place)?, piece)?;
-            // Before the BMC makes it last: into a window that is gone, nothing was written.
-            flash.hear(bmc)?;
-            if flash.window != Some(window) {
-                return Ok(());
-            }
-            let range = flash.range(place - window.flash, count)?;
-            flash.finish(bmc, Operation::MarkDirty, range)
-        })
+        let job = Job::new(at, from.len() as u64);
+        self.finish(bmc, job, Data::Write(space, from))
     }
 
     /// Erases whole erase blocks, and returns when the flash is erased.
@@ -172,73 +172,11 @@ impl Hiomap {
         at: u64,
         length: u64,
     ) -> Result<(), HiomapError> {
-        self.check(at, length)?;
-        if !at.is_multiple_of(self.granule) || !length.is_multiple_of(self.granule) {
-            return Err(HiomapError::Misaligned);
-        }
-        self.in_windows(bmc, at, length, true, |flash, bmc, window, place, count| {
-            let range = flash.range(place - window.flash, count)?;
-            flash.finish(bmc, Operation::Erase, range)
-        })
-    }
-
-    /// Does `work` with a range, piece by piece, each in a window: with the place of the piece and its length. A piece whose
-    /// window was not there until the end is done again.
-    fn in_windows<T: Transport>(
-        &mut self,
-        bmc: &mut T,
-        at: u64,
-        length: u64,
-        is_writable: bool,
-        mut work: impl FnMut(&mut Self, &mut T, Window, u64, u64) -> Result<(), HiomapError>,
-    ) -> Result<(), HiomapError> {
-        self.check(at, length)?;
-        let more = Ticks::from_s((length >> 20).saturating_mul(PATIENCE_FOR_MIB));
-        let deadline = Deadline::after(Ticks(PATIENCE.0.saturating_add(more.0)));
-        let piece = PIECE.max(self.granule);
-        let (mut done, mut failures) = (0, 0);
-        while done < length {
-            let place = at + done;
-            let window = self.window_for(bmc, place, length - done, is_writable)?;
-            let count = window.left(place).min(length - done).min(piece);
-            let worked = work(self, bmc, window, place, count);
-            let worked = worked.and_then(|()| self.hear(bmc));
-            let failure = match worked {
-                Ok(()) if self.window == Some(window) => None,
-                Ok(()) => Some(HiomapError::Lost),
-                Err(error) if error.may_pass() => Some(error),
-                Err(error) => return Err(error),
-            };
-            match failure {
-                None => {
-                    done += count;
-                    failures = 0;
-                }
-                Some(error) => {
-                    failures += 1;
-                    if failures == TRIES {
-                        return Err(error);
-                    }
-                    self.doubt(error);
-                }
-            }
-            if done < length && deadline.has_passed() {
-                return Err(HiomapError::TooSlow);
-            }
-        }
-        Ok(())
-    }
-
-    /// After this error, what was agreed with the BMC may not hold any more.
-    fn doubt(&mut self, error: HiomapError) {
-        self.window = None;
-        if matches!(error, HiomapError::Bmc(_)) {
-            self.events |= event::PROTOCOL_RESET;
-        }
+        self.finish(bmc, Job::new(at, length), Data::Erase)
     }
 
     /// Hears what the BMC has told of the flash.
-    fn hear(&mut self, bmc: &mut impl Transport) -> Result<(), HiomapError> {
+    fn hear(&mut self, bmc: &mut impl Link) -> Result<(), HiomapError> {
         if let Some(told) = self.told {
             if let Some(News { bits, disturbed }) = told.take() {
                 if let Some(bits) = bits {
@@ -251,10 +189,7 @@ impl Hiomap {
             }
         } else {
             for _ in 0..EVENTS {
-                if !bmc.wants_attention() {
-                    break;
-                }
-                match next_event(bmc)? {
+                match bmc.event()? {
                     None => break,
                     Some(Event::Oem {
                         command: EVENT_COMMAND,
@@ -272,15 +207,6 @@ impl Hiomap {
 
     const fn is_lost(&self) -> bool {
         self.events & event::FLASH_LOST != 0 || self.events & event::DAEMON_READY == 0
-    }
-
-    /// Gives the window back, before somebody else uses the protocol: the next firmware, or a kernel's own driver.
-    ///
-    /// # Errors
-    /// As [`HiomapError`] says.
-    pub fn reset(&mut self, bmc: &mut impl Transport) -> Result<(), HiomapError> {
-        self.window = None;
-        self.command(bmc, Operation::Reset, &[]).map(drop)
     }
 
     fn check(&self, at: u64, length: u64) -> Result<(), HiomapError> {
@@ -301,66 +227,35 @@ impl Hiomap {
         Ok([a, b, c, d])
     }
 
-    /// Marks or erases a range of the write window, and flushes it.
-    fn finish(
-        &mut self,
-        bmc: &mut impl Transport,
-        operation: Operation,
-        range: [u8; 4],
-    ) -> Result<(), HiomapError> {
-        let [a, b, c, d] = range;
-        // Version 3 has flags for MARK_DIRTY: none, so the BMC erases before it writes.
-        let with_flags = [a, b, c, d, 0];
-        let has_flags = self.version >= 3 && operation == Operation::MarkDirty;
-        let arguments = if has_flags { &with_flags[..] } else { &range };
-        let done = self
-            .command(bmc, operation, arguments)
-            .and_then(|_| self.command(bmc, Operation::Flush, &[]));
-        if done.is_err() {
-            // Who knows what the BMC has done with it.
-            self.window = None;
-        }
-        done.map(drop)
-    }
-
     /// A window with the place `at` in it; if a new one is needed, of `length` bytes if the BMC wants to.
     fn window_for(
         &mut self,
-        bmc: &mut impl Transport,
+        bmc: &mut impl Link,
         at: u64,
         length: u64,
         is_writable: bool,
-    ) -> Result<Window, HiomapError> {
-        let mut last = HiomapError::Lost;
-        for _ in 0..TRIES {
+    ) -> Result<Window, Stop> {
+        // A request that is under way was made with what was known then.
+        if self.exchange.is_none() {
             self.hear(bmc)?;
-            self.settle_events(bmc)?;
-            if let Some(window) = self.window
-                && window.left(at) > 0
-                && (window.is_writable || !is_writable)
-            {
-                return Ok(window);
-            }
-            match self.open(bmc, at, length, is_writable) {
-                Ok(window) => return Ok(window),
-                // A BMC that restarted has forgotten what was agreed; one that is not there has not.
-                Err(error @ HiomapError::Bmc(IpmiError::Refused(_))) => {
-                    last = error;
-                    self.doubt(error);
-                }
-                Err(error) => return Err(error),
-            }
         }
-        Err(last)
+        self.settle_events(bmc)?;
+        if let Some(window) = self.window
+            && window.left(at) > 0
+            && (window.is_writable || !is_writable)
+        {
+            return Ok(window);
+        }
+        self.open(bmc, at, length, is_writable)
     }
 
     fn open(
         &mut self,
-        bmc: &mut impl Transport,
+        bmc: &mut impl Link,
         at: u64,
         length: u64,
         is_writable: bool,
-    ) -> Result<Window, HiomapError> {
+    ) -> Result<Window, Stop> {
         self.window = None;
         let operation = if is_writable {
             Operation::CreateWriteWindow
@@ -388,36 +283,38 @@ impl Hiomap {
             return Err(OutOfRange.into());
         }
         if window.left(at) == 0 {
-            return Err(HiomapError::Nonsense("a window without what was asked for"));
+            return Err(HiomapError::Nonsense("a window without what was asked for").into());
         }
         self.window = Some(window);
         Ok(window)
     }
 
     /// Deals with what the BMC has told since.
-    fn settle_events(&mut self, bmc: &mut impl Transport) -> Result<(), HiomapError> {
+    fn settle_events(&mut self, bmc: &mut impl Link) -> Result<(), Stop> {
         if self.is_lost() {
-            return Err(HiomapError::Lost);
+            return Err(HiomapError::Lost.into());
         }
         let told = self.events & (event::PROTOCOL_RESET | event::WINDOW_RESET);
         if told == 0 && !self.disturbed {
             return Ok(());
         }
         self.window = None;
-        if told != 0 {
+        if told != 0 && !self.settling.is_acknowledged {
             self.command(bmc, Operation::Ack, &[told])?;
+            self.settling.is_acknowledged = true;
         }
         if told & event::PROTOCOL_RESET != 0 || self.disturbed {
             let agreed = self.negotiate(bmc)?;
             if (agreed.size, agreed.granule) != (self.size, self.granule) {
                 // Callers have worked with the old size; another flash is not theirs.
-                return Err(HiomapError::Nonsense("another flash than before"));
+                return Err(HiomapError::Nonsense("another flash than before").into());
             }
             self.version = agreed.version;
             self.shift = agreed.shift;
         }
         self.events &= !told;
         self.disturbed = false;
+        self.settling = Settling::default();
         Ok(())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns the queue of requests and their steps; the devices are the firmware's ([`Flashes`]). Nothing is accessed in the call
 //! itself: each poll does pieces for about a millisecond, the oldest request first, and every request that was taken ends in
-//! a message. A device that somebody else uses, or that the BMC has for itself, is tried again for a while.
+//! a message. Nobody waits for the BMC: the next poll looks again. A device that somebody else uses, or that the BMC has for
+//! itself, is tried again for a while.
 //!
 //! The surprising fact: kernels poll only when they have a reason, so as long as a request is under way a poll answers that a
 //! message waits. The kernel finds none and polls again, which is what moves the request on.
@@ -39,28 +40,44 @@ pub struct Geometry {
     pub erase_size: u64,
 }
 
-/// The flash devices. What is done here takes as long as the device takes for the range, and no longer.
+/// Whether there is more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// The device is not ready: the same has to be asked again.
+    Waiting,
+}
+
+/// The flash devices. Nothing here waits: who is told that the device is not ready comes back with the same job and the same
+/// bytes, and is told something else before long. After an error the job is over.
 pub trait Flashes {
+    /// Work on a range of a device, and how far it is.
+    type Job: core::fmt::Debug;
+
     /// What the device with this number is; `None`: there is none.
     fn device(&self, id: FlashId) -> Option<Geometry>;
 
-    /// Reads from the place `at` on.
+    /// Work on `length` bytes of a device from the place `at` on, not begun.
+    fn job(&self, id: FlashId, at: u64, length: u64) -> Self::Job;
+
+    /// Reads.
     ///
     /// # Errors
     /// OPAL_BUSY: not now. Else why not.
-    fn read(&self, id: FlashId, at: u64, into: &mut [u8]) -> Result<(), OpalError>;
+    fn read(&self, job: &mut Self::Job, into: &mut [u8]) -> Result<Progress, OpalError>;
 
-    /// Writes from the place `at` on.
+    /// Writes.
     ///
     /// # Errors
     /// OPAL_BUSY: not now. Else why not; part of it may be written.
-    fn write(&self, id: FlashId, at: u64, from: &[u8]) -> Result<(), OpalError>;
+    fn write(&self, job: &mut Self::Job, from: &[u8]) -> Result<Progress, OpalError>;
 
     /// Erases whole erase blocks.
     ///
     /// # Errors
     /// OPAL_BUSY: not now. Else why not; part of it may be erased.
-    fn erase(&self, id: FlashId, at: u64, length: u64) -> Result<(), OpalError>;
+    fn erase(&self, job: &mut Self::Job) -> Result<Progress, OpalError>;
 }
 
 /// What a request does with its range.
@@ -75,7 +92,7 @@ pub enum What {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<J> {
     ticket: Ticket,
     id: FlashId,
     erase_size: u64,
@@ -84,11 +101,13 @@ struct Entry {
     at: u64,
     left: u64,
     done: u64,
+    /// The piece that the device was not ready for; what is to be written is in the buffer.
+    job: Option<J>,
     /// Until when the device may be busy.
     deadline: Option<Deadline>,
 }
 
-impl Entry {
+impl<J> Entry<J> {
     /// Bytes of the next piece: it ends at an erase block, so that no block is erased twice for one request.
     fn piece(&self) -> u64 {
         let most = match self.what {
@@ -100,51 +119,65 @@ impl Entry {
         self.left.min(most.saturating_sub(into)).max(1)
     }
 
-    /// Does the next piece.
+    /// Does the next piece, or goes on with it.
     fn step(
         &mut self,
-        flashes: &impl Flashes,
+        flashes: &impl Flashes<Job = J>,
         os: &impl OsMemory,
         buffer: &mut [u8],
-    ) -> Result<(), OpalError> {
+    ) -> Result<Progress, OpalError> {
         let count = self.piece();
         let place = |start: OsAddr| {
             let place = start.0.checked_add(self.done).map(OsAddr);
             place.ok_or(OpalError::OPAL_PARAMETER)
         };
         let length = usize::try_from(count).map_err(|_| OpalError::OPAL_INTERNAL_ERROR)?;
-        match self.what {
+        let begun = self.job.take();
+        let is_new = begun.is_none();
+        let mut job = begun.unwrap_or_else(|| flashes.job(self.id, self.at, count));
+        // Of no use to an erase, whose length may be anything.
+        let piece = buffer.get_mut(..length);
+        let piece = piece.ok_or(OpalError::OPAL_INTERNAL_ERROR);
+        let progress = match self.what {
             What::Read(start) => {
-                let piece = buffer.get_mut(..length);
-                let piece = piece.ok_or(OpalError::OPAL_INTERNAL_ERROR)?;
-                flashes.read(self.id, self.at, piece)?;
-                os.write(place(start)?, piece)?;
+                let piece = piece?;
+                let progress = flashes.read(&mut job, piece)?;
+                if progress == Progress::Done {
+                    os.write(place(start)?, piece)?;
+                }
+                progress
             }
             What::Write(start) => {
-                let piece = buffer.get_mut(..length);
-                let piece = piece.ok_or(OpalError::OPAL_INTERNAL_ERROR)?;
-                os.read(place(start)?, piece)?;
-                flashes.write(self.id, self.at, piece)?;
+                let piece = piece?;
+                if is_new {
+                    os.read(place(start)?, piece)?;
+                }
+                flashes.write(&mut job, piece)?
             }
-            What::Erase => flashes.erase(self.id, self.at, count)?,
+            What::Erase => flashes.erase(&mut job)?,
+        };
+        if progress == Progress::Waiting {
+            self.job = Some(job);
+            return Ok(progress);
         }
         self.at = self.at.saturating_add(count);
         self.done = self.done.saturating_add(count);
         self.left = self.left.saturating_sub(count);
-        Ok(())
+        Ok(progress)
     }
 
-    /// Goes on until `end`; how it ended, if it has.
+    /// Goes on until `end`, or until the device has to be waited for; how it ended, if it has.
     fn work(
         &mut self,
-        flashes: &impl Flashes,
+        flashes: &impl Flashes<Job = J>,
         os: &impl OsMemory,
         buffer: &mut [u8],
         end: Deadline,
     ) -> Option<Answer> {
         while self.left > 0 {
             match self.step(flashes, os, buffer) {
-                Ok(()) => self.deadline = None,
+                Ok(Progress::Done) => self.deadline = None,
+                Ok(Progress::Waiting) => return None,
                 Err(OpalError::OPAL_BUSY) => {
                     let deadline = *self
                         .deadline
@@ -162,24 +195,25 @@ impl Entry {
 }
 
 #[derive(Debug)]
-struct Queue {
-    entries: VecDeque<Entry>,
+struct Queue<J> {
+    entries: VecDeque<Entry<J>>,
+    /// The piece of the first of them.
     buffer: Vec<u8>,
 }
 
-/// The requests under way, in their order.
+/// The requests under way, in their order. `J` is a job of the devices' ([`Flashes::Job`]).
 #[derive(Debug)]
-pub struct Flash {
-    queue: Mutex<Queue, rank::Operations>,
+pub struct Flash<J> {
+    queue: Mutex<Queue<J>, rank::Operations>,
 }
 
-impl Default for Flash {
+impl<J> Default for Flash<J> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Flash {
+impl<J> Flash<J> {
     /// None. Memory for them is allocated here and not later.
     #[must_use]
     pub fn new() -> Self {
@@ -198,7 +232,7 @@ impl Flash {
     /// bad buffer. Else as [`Messages::begin`].
     pub fn request(
         &self,
-        flashes: &impl Flashes,
+        flashes: &impl Flashes<Job = J>,
         messages: &Messages,
         os: &impl OsMemory,
         token: AsyncToken,
@@ -229,6 +263,7 @@ impl Flash {
             at,
             left: size,
             done: 0,
+            job: None,
             deadline: None,
         });
         Err(OpalError::OPAL_ASYNC_COMPLETION)
@@ -238,7 +273,7 @@ impl Flash {
     /// another one, or while another thread is at it: then it does nothing.
     pub fn poll(
         &self,
-        flashes: &impl Flashes,
+        flashes: &impl Flashes<Job = J>,
         messages: &Messages,
         events: &Events,
         os: &impl OsMemory,
@@ -251,7 +286,9 @@ impl Flash {
             return (EventSet::NONE, raised);
         }
         let Queue { entries, buffer } = &mut *queue;
-        let end = Deadline::after(STEP);
+        let is_waited_for = entries.front().is_some_and(|entry| entry.job.is_some());
+        // Who had to wait for the BMC lets others have it before the next piece.
+        let end = Deadline::after(if is_waited_for { Ticks(0) } else { STEP });
         while let Some(entry) = entries.front_mut() {
             let Some(answer) = entry.work(flashes, os, buffer, end) else {
                 break;

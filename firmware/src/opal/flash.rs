@@ -9,12 +9,11 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use nest::bt::Bt;
-use nest::hiomap::{FirmwareSpace, Hiomap, HiomapError};
+use nest::hiomap::{self, Data, FirmwareSpace, HiomapError, Job};
 use nest::lpc::IoSpace;
 use opal_calls::args::FlashId;
 use opal_calls::error::OpalError;
-use opal_calls::flash::{Flashes, Geometry};
+use opal_calls::flash::{Flashes, Geometry, Progress};
 use papr_services::tree::Node;
 use pnor_image::container;
 use pnor_image::ffs::{Found, Kind};
@@ -93,37 +92,42 @@ impl<L: IoSpace + FirmwareSpace> FlashDevice<L> {
         Some(bytes)
     }
 
-    fn attempt(
-        &self,
-        id: FlashId,
-        work: impl FnOnce(&mut Hiomap, &mut Bt<&'static L>, &'static L) -> Result<(), HiomapError>,
-    ) -> Result<(), OpalError> {
-        self.device(id).ok_or(OpalError::OPAL_PARAMETER)?;
-        let done = self.flash.try_with(work).ok_or(OpalError::OPAL_BUSY)?;
-        done.map_err(|error| {
-            if !matches!(error, HiomapError::Lost) {
-                crate::limited!(warn, "flash, for the kernel: {error}");
+    fn advance(&self, job: &mut Job, mut data: Data<'_>) -> Result<Progress, OpalError> {
+        let done = self.flash.advance(job, &mut data);
+        match done.ok_or(OpalError::OPAL_BUSY)? {
+            Ok(hiomap::Progress::Done) => Ok(Progress::Done),
+            Ok(hiomap::Progress::Waiting) => Ok(Progress::Waiting),
+            Err(error) => {
+                if !matches!(error, HiomapError::Lost) {
+                    crate::limited!(warn, "flash, for the kernel: {error}");
+                }
+                Err(code(error))
             }
-            code(error)
-        })
+        }
     }
 }
 
 impl<L: IoSpace + FirmwareSpace> Flashes for FlashDevice<L> {
+    type Job = Job;
+
     fn device(&self, id: FlashId) -> Option<Geometry> {
         (id == FlashId(ID.into())).then_some(self.geometry)
     }
 
-    fn read(&self, id: FlashId, at: u64, into: &mut [u8]) -> Result<(), OpalError> {
-        self.attempt(id, |driver, bmc, space| driver.read(bmc, space, at, into))
+    fn job(&self, _: FlashId, at: u64, length: u64) -> Job {
+        Job::new(at, length)
     }
 
-    fn write(&self, id: FlashId, at: u64, from: &[u8]) -> Result<(), OpalError> {
-        self.attempt(id, |driver, bmc, space| driver.write(bmc, space, at, from))
+    fn read(&self, job: &mut Job, into: &mut [u8]) -> Result<Progress, OpalError> {
+        self.advance(job, Data::Read(self.flash.0.bus(), into))
     }
 
-    fn erase(&self, id: FlashId, at: u64, length: u64) -> Result<(), OpalError> {
-        self.attempt(id, |driver, bmc, _| driver.erase(bmc, at, length))
+    fn write(&self, job: &mut Job, from: &[u8]) -> Result<Progress, OpalError> {
+        self.advance(job, Data::Write(self.flash.0.bus(), from))
+    }
+
+    fn erase(&self, job: &mut Job) -> Result<Progress, OpalError> {
+        self.advance(job, Data::Erase)
     }
 }
 

@@ -4,6 +4,7 @@
 //! drives the flash itself takes the firmware's window, so its requests for that are noticed.
 #![forbid(unsafe_code)]
 
+use nest::bt::Asker;
 use nest::hiomap;
 use nest::ipmi::{Event, IpmiError, Request, parse_record};
 use opal_calls::events::EventSet;
@@ -39,11 +40,11 @@ impl Bmc for BmcPort {
             command: request.command,
             data: &request.data,
         };
-        self.0.bmc_begin(&request).map_err(error)
+        self.0.bmc_begin(Asker::Kernel, &request).map_err(error)
     }
 
     fn poll(&self) -> Option<Result<arrayvec::ArrayVec<u8, MAX_DATA>, BmcError>> {
-        Some(match self.0.bmc_poll()? {
+        Some(match self.0.bmc_poll(Asker::Kernel)? {
             Ok(response) => Ok(core::iter::once(response.completion)
                 .chain(response.data().iter().copied())
                 .take(MAX_DATA)

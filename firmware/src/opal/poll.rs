@@ -68,7 +68,7 @@ impl Opal {
     /// Another kernel starts: the firmware stops writing to the memory of this one.
     pub(super) fn stop_flash_reads(&self) {
         if let Some((flash, _)) = &self.flash {
-            // Who asks fetches what came of it next, or never.
+            // Who asks for this looks for what came of it by himself, or never.
             let _ = flash.stop_reads(&self.messages, &self.events);
         }
     }

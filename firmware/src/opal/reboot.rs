@@ -103,6 +103,7 @@ impl Opal {
             Err(OpalError::OPAL_PARTIAL) => self.full("a thread does not leave its call"),
             answer => answer?,
         };
+        self.stop_flash_reads();
         // The next boot knows nothing of a transfer that a unit goes on with. Kernels poll, and call again.
         if self.messages.under_way() > 0 {
             quiesce(Kind::Resume)?;

@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 
 use isa::timebase::{self, Deadline, Ticks};
 use nest::core_control::{self, ControlError, Place};
-use nest::lock::Mutex;
+use nest::hiomap::Job;
+use nest::lock::{Mutex, MutexGuard, lock_within};
 use nest::lpc::CiLpc;
 use nest::xscom::{CiXscom, Xscom};
 use opal_calls::args::{OsAddr, Server, ServerOrOthers};
@@ -65,7 +66,7 @@ pub(super) struct Opal {
     pub(super) host_sync: HostSync,
     pub(super) console: Console<UartPort, { CONSOLE_BUFFER as usize }, 1024>,
     pub(super) ipmi: Option<(Ipmi, BmcPort)>,
-    pub(super) flash: Option<(Flash, FlashDevice<CiLpc>)>,
+    pub(super) flash: Option<(Flash<Job>, FlashDevice<CiLpc>)>,
     pub(super) nvram: Mutex<Nvram>,
     pub(super) xscom: SharedScom,
     pub(super) nest_mmus: Vec<Unit>,
@@ -129,6 +130,13 @@ impl Opal {
         self.dispatch(call, thread, me, depth)
     }
 
+    /// NVRAM, for which others may be waiting for the BMC. Not for ever: a kernel writes there when it crashes, and may have
+    /// stopped a processor that has it. OPAL_BUSY would make it come back without an end.
+    fn nvram(&self) -> Result<MutexGuard<'_, Nvram>, OpalError> {
+        const PATIENCE: Ticks = Ticks::from_s(30);
+        lock_within(&self.nvram, PATIENCE).ok_or(OpalError::OPAL_HARDWARE)
+    }
+
     fn dispatch(
         &self,
         call: Call,
@@ -171,10 +179,10 @@ impl Opal {
             Call::OPAL_RTC_WRITE { ymd, hmsm, .. } => self.set_clock(ymd, hmsm),
             Call::OPAL_READ_NVRAM {
                 buf, size, offset, ..
-            } => self.nvram.lock().serve_read(&self.os, buf, size, offset),
+            } => self.nvram()?.serve_read(&self.os, buf, size, offset),
             Call::OPAL_WRITE_NVRAM {
                 buf, size, offset, ..
-            } => self.nvram.lock().serve_write(&self.os, buf, size, offset),
+            } => self.nvram()?.serve_write(&self.os, buf, size, offset),
             Call::OPAL_CEC_POWER_DOWN { request, .. } => match request {
                 0 | 1 => stop::power(self.machine, PowerAction::Off),
                 _ => Err(OpalError::OPAL_PARAMETER),

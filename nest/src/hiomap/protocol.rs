@@ -2,12 +2,8 @@
 //!
 //! Surprising fact: a flash of 65536 blocks says that it has none.
 
+use super::exchange::{COMMAND, Link, NETFN, Stop};
 use super::{Hiomap, HiomapError};
-use crate::ipmi::{IpmiError, Request, Response, Transport};
-
-/// Where the protocol's messages go: the vendor's function, and the command for it on all boards that are known.
-const NETFN: u8 = 0x3a;
-const COMMAND: u8 = 0x5a;
 
 /// The newest version that is spoken here.
 pub(super) const NEWEST: u8 = 3;
@@ -18,7 +14,6 @@ const SHIFTS: core::ops::RangeInclusive<u8> = 12..=20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Operation {
-    Reset = 1,
     GetInfo = 2,
     GetFlashInfo = 3,
     CreateReadWindow = 4,
@@ -45,18 +40,12 @@ pub const fn is_of_protocol(netfn: u8, command: u8) -> bool {
 
 impl Hiomap {
     /// Agrees on a version, and asks for the sizes. Nothing is changed before all of it is known to make sense.
-    pub(super) fn negotiate(&mut self, bmc: &mut impl Transport) -> Result<Agreed, HiomapError> {
-        const NO_WISH: u8 = 0; // for the size of blocks
-        let info = self.command(bmc, Operation::GetInfo, &[NEWEST, NO_WISH])?;
-        let [_, _, version, shift, ..] = *info.data() else {
-            return Err(HiomapError::Nonsense("GET_INFO is too short"));
+    pub(super) fn negotiate(&mut self, bmc: &mut impl Link) -> Result<Agreed, Stop> {
+        let (version, shift) = match self.settling.info {
+            Some(known) => known,
+            None => self.version_and_shift(bmc)?,
         };
-        if !(OLDEST..=NEWEST).contains(&version) {
-            return Err(HiomapError::Version(version));
-        }
-        if !SHIFTS.contains(&shift) {
-            return Err(HiomapError::Nonsense("the size of blocks"));
-        }
+        self.settling.info = Some((version, shift));
         let device: &[u8] = if version >= 3 { &[0] } else { &[] };
         let [s0, s1, g0, g1] = self.answer(bmc, Operation::GetFlashInfo, device)?;
         // 16 bits do not hold the size of a flash with 65536 blocks: that one reads as none.
@@ -67,7 +56,7 @@ impl Hiomap {
         let size = blocks << shift;
         let granule = u64::from(u16::from_le_bytes([g0, g1])) << shift;
         if granule == 0 || !size.is_multiple_of(granule) {
-            return Err(HiomapError::Nonsense("the size of erase blocks"));
+            return Err(HiomapError::Nonsense("the size of erase blocks").into());
         }
         Ok(Agreed {
             version,
@@ -77,47 +66,33 @@ impl Hiomap {
         })
     }
 
+    /// The version, and the size of blocks.
+    fn version_and_shift(&mut self, bmc: &mut impl Link) -> Result<(u8, u8), Stop> {
+        const NO_WISH: u8 = 0; // for the size of blocks
+        let info = self.command(bmc, Operation::GetInfo, &[NEWEST, NO_WISH])?;
+        let [_, _, version, shift, ..] = *info.data() else {
+            return Err(HiomapError::Nonsense("GET_INFO is too short").into());
+        };
+        if !(OLDEST..=NEWEST).contains(&version) {
+            return Err(HiomapError::Version(version).into());
+        }
+        if !SHIFTS.contains(&shift) {
+            return Err(HiomapError::Nonsense("the size of blocks").into());
+        }
+        Ok((version, shift))
+    }
+
     /// Makes a request whose answer has exactly `N` bytes.
     pub(super) fn answer<const N: usize>(
         &mut self,
-        bmc: &mut impl Transport,
+        bmc: &mut impl Link,
         operation: Operation,
         arguments: &[u8],
-    ) -> Result<[u8; N], HiomapError> {
+    ) -> Result<[u8; N], Stop> {
         let response = self.command(bmc, operation, arguments)?;
         let parameters = response.data().get(2..).unwrap_or_default();
         parameters
             .try_into()
-            .map_err(|_| HiomapError::Nonsense("an answer of another length"))
-    }
-
-    /// Makes a request; the answer repeats operation and sequence.
-    pub(super) fn command(
-        &mut self,
-        bmc: &mut impl Transport,
-        operation: Operation,
-        arguments: &[u8],
-    ) -> Result<Response, HiomapError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut data = [0; 2 + 5];
-        let (head, tail) = data.split_at_mut(2);
-        head.copy_from_slice(&[operation as u8, self.sequence]);
-        let length = arguments.len();
-        tail.get_mut(..length)
-            .ok_or(HiomapError::Outside)?
-            .copy_from_slice(arguments);
-        let response = bmc.transact(&Request {
-            netfn: NETFN,
-            lun: 0,
-            command: COMMAND,
-            data: data.get(..2 + length).unwrap_or_default(),
-        })?;
-        if response.completion != 0 {
-            return Err(IpmiError::Refused(response.completion).into());
-        }
-        if response.data().first_chunk() != Some(&[operation as u8, self.sequence]) {
-            return Err(HiomapError::Nonsense("the answer to another request"));
-        }
-        Ok(response)
+            .map_err(|_| HiomapError::Nonsense("an answer of another length").into())
     }
 }

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::vec;
 use std::vec::Vec;
 
-use isa::timebase;
+use isa::timebase::{self, Ticks};
 use proptest::prelude::*;
 
 use super::*;
-use crate::ipmi::{Request, Response};
+use crate::ipmi::{IpmiError, Request, Response};
 use crate::lpc::{FwError, Status};
 
 const BLOCK: usize = 0x1000;
@@ -95,13 +95,12 @@ impl Model {
     fn serve(&mut self, data: &[u8]) -> Result<Vec<u8>, u8> {
         const BAD: u8 = 0xff;
         let (operation, arguments) = (data[0], &data[2..]);
-        if self.restarted && !matches!(operation, 1 | 2 | 9) {
+        if self.restarted && !matches!(operation, 2 | 9) {
             return Err(BAD);
         }
         let extra = usize::from(self.version >= 3);
         let mut answer = vec![];
         match operation {
-            1 => self.window = None,
             2 => {
                 self.restarted = false;
                 answer.extend([self.version, 12, 5, 0]);
@@ -595,13 +594,251 @@ fn another_flash_after_a_restart_is_not_taken_for_the_old_one() {
     assert_eq!(rig.flash.size(), 0x40000);
 }
 
+/// A BMC that takes its time, for who comes back: after how many looks an answer is there, and what it was asked.
+#[derive(Default)]
+struct Slow {
+    looks: u32,
+    pending: Option<(Vec<u8>, u32)>,
+    /// An answer that nobody has asked for.
+    kept: Option<Result<Response, IpmiError>>,
+    /// It takes no requests, or answers none.
+    is_busy: bool,
+    is_silent: bool,
+    begun: u32,
+}
+
+impl Slow {
+    fn new(looks: u32) -> Self {
+        Self {
+            looks,
+            ..Self::default()
+        }
+    }
+
+    /// What somebody who waits does first: the answer to what is under way is kept.
+    fn settle(&mut self, bmc: &mut Model) {
+        if let Some((data, _)) = self.pending.take() {
+            self.kept = Some(bmc.transact(&request(&data)));
+        }
+    }
+}
+
+const fn request(data: &[u8]) -> Request<'_> {
+    Request {
+        netfn: 0x3a,
+        lun: 0,
+        command: 0x5a,
+        data,
+    }
+}
+
+impl Link for (&Shared<'_>, &mut Slow) {
+    const ATTEMPTS: u32 = 2;
+
+    fn begin(&mut self, request: &Request<'_>) -> Result<(), IpmiError> {
+        let slow = &mut *self.1;
+        if slow.is_busy || slow.pending.is_some() {
+            return Err(IpmiError::Busy);
+        }
+        slow.kept = None;
+        slow.begun += 1;
+        slow.pending = Some((request.data.to_vec(), slow.looks));
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<Result<Response, IpmiError>> {
+        let slow = &mut *self.1;
+        let Some((data, looks)) = slow.pending.take() else {
+            return slow.kept.take();
+        };
+        if let Some(looks) = looks.checked_sub(1) {
+            slow.pending = Some((data, looks));
+            return None;
+        }
+        if slow.is_silent {
+            return Some(Err(IpmiError::Timeout));
+        }
+        Some(self.0.0.borrow_mut().transact(&request(&data)))
+    }
+
+    fn event(&mut self) -> Result<Option<Event>, IpmiError> {
+        Ok(None)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    Read,
+    Write,
+    Erase,
+}
+
+impl Rig {
+    /// One whose events come from a box.
+    fn with_box() -> (Self, &'static Told) {
+        let mut rig = Self::new(2);
+        let told: &'static Told = Box::leak(Box::default());
+        rig.flash.listen_to(told);
+        (rig, told)
+    }
+
+    /// Works on a job once.
+    fn advance(
+        &mut self,
+        slow: &mut Slow,
+        job: &mut Job,
+        work: Work,
+        buffer: &mut [u8],
+    ) -> Result<Progress, HiomapError> {
+        let shared = Shared::new(&mut self.bmc);
+        let mut data = match work {
+            Work::Read => Data::Read(&shared, buffer),
+            Work::Write => Data::Write(&shared, buffer),
+            Work::Erase => Data::Erase,
+        };
+        self.flash.advance(job, &mut (&shared, slow), &mut data)
+    }
+
+    /// Comes back until it is done, and does something else before the `turn`-th time; how often that was.
+    fn finish(
+        &mut self,
+        slow: &mut Slow,
+        (work, at): (Work, u64),
+        buffer: &mut [u8],
+        turn: u32,
+        mut meanwhile: impl FnMut(&mut Self, &mut Slow),
+    ) -> u32 {
+        let mut job = Job::new(at, buffer.len() as u64);
+        for times in 0..10_000 {
+            if times == turn {
+                meanwhile(self, slow);
+            }
+            let progress = self.advance(slow, &mut job, work, buffer);
+            if progress.expect("it goes on") == Progress::Done {
+                return times;
+            }
+        }
+        panic!("it never ends");
+    }
+}
+
+const NEVER: u32 = u32::MAX;
+
 #[test]
-fn giving_back_closes_the_window() {
-    let mut rig = Rig::new(2);
-    rig.read(0, 16).expect("read");
-    rig.flash.reset(&mut rig.bmc).expect("given back");
-    assert_eq!(rig.bmc.window, None);
-    assert_eq!(rig.read(0, 16), Ok(rig.bmc.flash_at(0, 16)));
+fn who_cannot_wait_comes_back_until_it_is_done() {
+    for version in [2, 3] {
+        let (mut waits, mut comes) = (Rig::new(version), Rig::new(version));
+        let mut slow = Slow::new(3);
+        let mut buffer = vec![0; 0x12000];
+        let times = comes.finish(
+            &mut slow,
+            (Work::Read, 0x1234),
+            &mut buffer,
+            NEVER,
+            |_, _| (),
+        );
+        assert_eq!(Ok(buffer), waits.read(0x1234, 0x12000));
+        assert!(times >= 3 * 3, "three windows");
+        let mut data = vec![0x5a; 0xa000];
+        comes.finish(
+            &mut slow,
+            (Work::Write, 0x5001),
+            &mut data,
+            NEVER,
+            |_, _| (),
+        );
+        waits.write(0x5001, &data).expect("written");
+        comes.finish(
+            &mut slow,
+            (Work::Erase, 0x2000),
+            &mut data,
+            NEVER,
+            |_, _| (),
+        );
+        waits
+            .flash
+            .erase(&mut waits.bmc, 0x2000, 0xa000)
+            .expect("erased");
+        assert_eq!(
+            comes.bmc.flash_at(0, 0x40000),
+            waits.bmc.flash_at(0, 0x40000)
+        );
+        // What it costs the BMC is the same: nothing is asked twice.
+        assert_eq!(comes.bmc.requests, waits.bmc.requests);
+    }
+}
+
+/// At each moment of a job somebody else writes, or uses the protocol, or the BMC restarts or takes the flash for a while.
+#[test]
+fn what_happens_between_two_turns_harms_nobody() {
+    let happenings: [fn(&mut Rig, &'static Told); 4] = [
+        |rig, _| rig.write(0x20000, &[1, 2, 3]).expect("written"),
+        |rig, _| drop(rig.read(0x20000, 0x9000).expect("read")),
+        |rig, told| {
+            rig.bmc.window = Some((8, false));
+            told.disturb();
+        },
+        |rig, told| {
+            rig.bmc.restarted = true;
+            rig.bmc.window = None;
+            told.tell(event::DAEMON_READY | event::PROTOCOL_RESET | event::WINDOW_RESET);
+        },
+    ];
+    for (which, happens) in happenings.into_iter().enumerate() {
+        for turn in 0..40 {
+            for work in [Work::Read, Work::Write, Work::Erase] {
+                let (mut rig, told) = Rig::with_box();
+                let mut slow = Slow::new(2);
+                rig.finish(&mut slow, (Work::Read, 0), &mut [0], NEVER, |_, _| ());
+                let before = rig.bmc.flash_at(0x4000, 0xa000);
+                let mut buffer = vec![0x77; 0xa000];
+                rig.finish(&mut slow, (work, 0x4000), &mut buffer, turn, |rig, slow| {
+                    slow.settle(&mut rig.bmc);
+                    happens(rig, told);
+                });
+                let now = rig.bmc.flash_at(0x4000, 0xa000);
+                match work {
+                    Work::Read => assert!(buffer == before && now == before),
+                    Work::Write => assert!(now == buffer, "{which} {turn}"),
+                    Work::Erase => assert!(now.iter().all(|byte| *byte == 0xff), "{which} {turn}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn who_comes_back_to_a_silent_or_busy_bmc_is_told_at_last() {
+    let (mut rig, _) = Rig::with_box();
+    let mut slow = Slow::new(5);
+    slow.is_silent = true;
+    let mut job = Job::new(0, 16);
+    let ask = |rig: &mut Rig, slow: &mut Slow, job: &mut Job| {
+        rig.advance(slow, job, Work::Read, &mut [0; 16])
+    };
+    for _ in 0..2 * 5 {
+        assert_eq!(ask(&mut rig, &mut slow, &mut job), Ok(Progress::Waiting));
+    }
+    let late = ask(&mut rig, &mut slow, &mut job);
+    assert_eq!(
+        late,
+        Ok(Progress::Waiting),
+        "the second look of the second request"
+    );
+    let late = ask(&mut rig, &mut slow, &mut job);
+    assert_eq!(late, Err(HiomapError::Bmc(IpmiError::Timeout)));
+    assert_eq!(slow.begun, 2);
+    slow.is_silent = false;
+    slow.is_busy = true;
+    let mut job = Job::new(0, 16);
+    assert_eq!(ask(&mut rig, &mut slow, &mut job), Ok(Progress::Waiting));
+    timebase::fake::advance(Ticks::from_s(2));
+    assert_eq!(ask(&mut rig, &mut slow, &mut job), Ok(Progress::Waiting));
+    timebase::fake::advance(Ticks::from_s(2));
+    let late = ask(&mut rig, &mut slow, &mut job);
+    assert_eq!(late, Err(HiomapError::Bmc(IpmiError::Busy)));
+    slow.is_busy = false;
+    rig.finish(&mut slow, (Work::Read, 0), &mut [0; 16], NEVER, |_, _| ());
 }
 
 /// A BMC that answers rightly but for what is done to its answers: to which one, and what.

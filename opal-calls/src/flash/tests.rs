@@ -1,5 +1,6 @@
 //! Tests of the flash requests with a device in memory, which can be busy or broken.
 
+use core::ops::Range;
 use std::cell::{Cell, RefCell};
 use std::vec;
 use std::vec::Vec;
@@ -27,47 +28,77 @@ struct Fake {
     refuse: Cell<Option<OpalError>>,
     /// How long an access takes.
     pace: Cell<Ticks>,
+    /// How often who asks has to come back.
+    waits: Cell<u32>,
+}
+
+#[derive(Debug)]
+struct Work {
+    at: u64,
+    length: u64,
+    waits: u32,
 }
 
 impl Fake {
-    fn access(&self, kind: char, id: FlashId, at: u64, length: usize) -> Result<usize, OpalError> {
-        assert_eq!(id, DEVICE);
+    /// Where the bytes of a job are, if it is done now.
+    fn access(&self, kind: char, job: &mut Work) -> Result<Option<Range<usize>>, OpalError> {
         clock::advance(self.pace.get());
         if let Some(error) = self.refuse.get() {
             return Err(error);
         }
-        self.log.borrow_mut().push((kind, at, length as u64));
-        Ok(at as usize)
+        if let Some(waits) = job.waits.checked_sub(1) {
+            job.waits = waits;
+            return Ok(None);
+        }
+        self.log.borrow_mut().push((kind, job.at, job.length));
+        Ok(Some(job.at as usize..(job.at + job.length) as usize))
+    }
+}
+
+const fn progress(done: Option<()>) -> Progress {
+    match done {
+        Some(()) => Progress::Done,
+        None => Progress::Waiting,
     }
 }
 
 impl Flashes for Fake {
+    type Job = Work;
+
     fn device(&self, id: FlashId) -> Option<Geometry> {
         (id == DEVICE).then_some(Geometry {
             size: SIZE as u64,
             erase_size: BLOCK,
         })
     }
-    fn read(&self, id: FlashId, at: u64, into: &mut [u8]) -> Result<(), OpalError> {
-        let at = self.access('r', id, at, into.len())?;
-        into.copy_from_slice(&self.bytes.borrow()[at..at + into.len()]);
-        Ok(())
+    fn job(&self, id: FlashId, at: u64, length: u64) -> Work {
+        assert_eq!(id, DEVICE);
+        let waits = self.waits.get();
+        Work { at, length, waits }
     }
-    fn write(&self, id: FlashId, at: u64, from: &[u8]) -> Result<(), OpalError> {
-        let at = self.access('w', id, at, from.len())?;
-        self.bytes.borrow_mut()[at..at + from.len()].copy_from_slice(from);
-        Ok(())
+    fn read(&self, job: &mut Work, into: &mut [u8]) -> Result<Progress, OpalError> {
+        let range = self.access('r', job)?;
+        Ok(progress(range.map(|range| {
+            into.copy_from_slice(&self.bytes.borrow()[range]);
+        })))
     }
-    fn erase(&self, id: FlashId, at: u64, length: u64) -> Result<(), OpalError> {
-        assert!(at.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK));
-        let at = self.access('e', id, at, length as usize)?;
-        self.bytes.borrow_mut()[at..at + length as usize].fill(0xff);
-        Ok(())
+    fn write(&self, job: &mut Work, from: &[u8]) -> Result<Progress, OpalError> {
+        let range = self.access('w', job)?;
+        Ok(progress(range.map(|range| {
+            self.bytes.borrow_mut()[range].copy_from_slice(from);
+        })))
+    }
+    fn erase(&self, job: &mut Work) -> Result<Progress, OpalError> {
+        assert!(job.at.is_multiple_of(BLOCK) && job.length.is_multiple_of(BLOCK));
+        let range = self.access('e', job)?;
+        Ok(progress(range.map(|range| {
+            self.bytes.borrow_mut()[range].fill(0xff);
+        })))
     }
 }
 
 struct Machine {
-    flash: Flash,
+    flash: Flash<Work>,
     device: Fake,
     messages: Messages,
     events: Events,
@@ -85,6 +116,7 @@ impl Machine {
                 log: RefCell::default(),
                 refuse: Cell::new(None),
                 pace: Cell::new(Ticks(0)),
+                waits: Cell::new(0),
             },
             messages: Messages::new(),
             events: Events::new(),
@@ -258,6 +290,51 @@ fn a_busy_device_is_waited_for_but_not_for_ever() {
     clock::advance(Ticks::from_s(31));
     assert!(!m.poll());
     assert_eq!(m.message(), Some((1, -6)));
+}
+
+#[test]
+fn nobody_waits_for_a_device_that_is_not_ready() {
+    let m = Machine::new();
+    m.device.waits.set(3);
+    m.os.write(BUF, &[0x5a; 0x3000]).unwrap();
+    assert_eq!(m.ask(1, What::Write(BUF), 0x2000, 0x3000), ASYNC);
+    assert_eq!(m.ask(2, What::Read(BUF), 0x2000, 0x10), ASYNC);
+    for _ in 0..3 {
+        assert!(m.poll());
+        assert!(m.device.log.borrow().is_empty());
+    }
+    // What is under way was taken from the kernel's memory already.
+    m.os.write(BUF, &[0xa5; 0x3000]).unwrap();
+    assert!(m.poll());
+    assert_eq!(*m.device.log.borrow(), [('w', 0x2000, 0x2000)]);
+    assert_eq!(m.device.bytes.borrow()[0x2000..0x4000], [0x5a; 0x2000]);
+    // After that the next one is not begun before others could ask the BMC.
+    m.device.waits.set(0);
+    assert!(!m.poll());
+    let log = [
+        ('w', 0x2000, 0x2000),
+        ('w', 0x4000, 0x1000),
+        ('r', 0x2000, 0x10),
+    ];
+    assert_eq!(*m.device.log.borrow(), log);
+    assert_eq!([m.message(), m.message()], [Some((1, 0)), Some((2, 0))]);
+    assert_eq!(m.device.bytes.borrow()[0x4000..0x5000], [0xa5; 0x1000]);
+}
+
+#[test]
+fn a_piece_that_fails_after_a_wait_is_begun_anew() {
+    let m = Machine::new();
+    m.device.waits.set(1);
+    m.os.write(BUF, &[1; 0x10]).unwrap();
+    assert_eq!(m.ask(1, What::Write(BUF), 0, 0x10), ASYNC);
+    assert!(m.poll());
+    m.device.refuse.set(Some(OpalError::OPAL_BUSY));
+    assert!(m.poll());
+    m.device.refuse.set(None);
+    m.os.write(BUF, &[2; 0x10]).unwrap();
+    m.finish();
+    assert_eq!(m.message(), Some((1, 0)));
+    assert_eq!(m.device.bytes.borrow()[..0x10], [2; 0x10]);
 }
 
 #[test]

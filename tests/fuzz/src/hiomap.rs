@@ -1,10 +1,10 @@
-//! A BMC that answers as the input says, sometimes nearly right.
+//! A BMC that answers as the input says, sometimes nearly right, to who waits for it and to who comes back.
 //!
 //! The surprise: nobody can tell a BMC that lies from one that has another flash, so what is asserted is only that the driver
 //! ends, stays within what it was told, and never changes its mind about the size.
 
-use nest::hiomap::{FirmwareSpace, Hiomap};
-use nest::ipmi::{IpmiError, Request, Response, Transport};
+use nest::hiomap::{Data, EVENT_COMMAND, FirmwareSpace, Hiomap, HiomapError, Job, Link, Progress};
+use nest::ipmi::{Event, IpmiError, Request, Response, Transport};
 use nest::lpc::FwError;
 
 use crate::Bytes;
@@ -16,6 +16,8 @@ struct Bmc<'a> {
     input: Bytes<'a>,
     version: u8,
     requests: usize,
+    /// What was asked by who comes back.
+    pending: Option<Vec<u8>>,
 }
 
 impl Bmc<'_> {
@@ -72,6 +74,67 @@ impl Transport for Bmc<'_> {
     }
 }
 
+impl Link for Bmc<'_> {
+    const ATTEMPTS: u32 = 2;
+
+    fn begin(&mut self, request: &Request<'_>) -> Result<(), IpmiError> {
+        if self.input.byte() >= 0xe0 {
+            return Err(IpmiError::Busy);
+        }
+        self.pending = Some(request.data.to_vec());
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<Result<Response, IpmiError>> {
+        if self.input.byte() >= 0xa0 {
+            return None;
+        }
+        let data = self.pending.take()?;
+        let request = Request {
+            netfn: 0x3a,
+            lun: 0,
+            command: 0x5a,
+            data: &data,
+        };
+        Some(self.transact(&request))
+    }
+
+    fn event(&mut self) -> Result<Option<Event>, IpmiError> {
+        Ok(match self.input.byte() {
+            0xf0.. => Some(Event::Oem {
+                command: EVENT_COMMAND,
+                data: self.input.take(),
+            }),
+            0xe8..=0xef => Some(Event::Other),
+            _ => None,
+        })
+    }
+}
+
+/// Works on a job until it is done, or until somebody else needs the flash. The input ends, so does the waiting.
+fn come_back(
+    flash: &mut Hiomap,
+    bmc: &mut Bmc<'_>,
+    (what, at): (u8, u64),
+    buffer: &mut [u8],
+) -> Option<Result<(), HiomapError>> {
+    let mut job = Job::new(at, buffer.len() as u64);
+    for times in 0.. {
+        let mut data = match what % 4 {
+            0 => Data::Read(&Space, &mut *buffer),
+            1 => Data::Write(&Space, &*buffer),
+            _ => Data::Erase,
+        };
+        match flash.advance(&mut job, bmc, &mut data) {
+            Ok(Progress::Done) => return Some(Ok(())),
+            Ok(Progress::Waiting) if times == what >> 3 => return None,
+            Ok(Progress::Waiting) => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    None
+}
+
 /// Firmware space of which every address can be accessed.
 struct Space;
 
@@ -107,6 +170,7 @@ pub(super) fn hiomap(data: &[u8]) {
         input: Bytes(answers),
         version,
         requests: 0,
+        pending: None,
     };
     let Ok(mut flash) = Hiomap::start(&mut bmc) else {
         return;
@@ -122,7 +186,12 @@ pub(super) fn hiomap(data: &[u8]) {
         let length = work.below(0x6000);
         let mut buffer = vec![0; length];
         let before = bmc.requests;
+        let comes_back = what & 4 != 0 && what % 4 != 3;
         let done = match what % 4 {
+            _ if comes_back => match come_back(&mut flash, &mut bmc, (what, at), &mut buffer) {
+                Some(done) => done,
+                None => continue,
+            },
             0 => flash.read(&mut bmc, &Space, at, &mut buffer),
             1 => flash.write(&mut bmc, &Space, at, &buffer),
             2 => flash.erase(&mut bmc, at, length as u64),
