@@ -48,8 +48,10 @@ const CORRUPT: u64 = ppc_bit(60);
 /// PURR, SPURR and decrementer parity, the register itself, overflows: written 1 to clear.
 const THREAD_ERRORS: u64 =
     ppc_bit(57) | ppc_bit(58) | ppc_bit(59) | CORRUPT | ppc_bit(61) | ppc_bit(62);
+/// State machine, control: written 1 to clear, but only if they are set.
+const STUCK_ERRORS: u64 = ppc_bit(27) | ppc_bit(46);
 /// Transfer, state machine, missing sync or step, residue, control, the register itself.
-const CORE_ERRORS: u64 = ppc_bit(25) | ppc_bit(27) | MISSED | ppc_bit(46) | CORRUPT;
+const CORE_ERRORS: u64 = ppc_bit(25) | STUCK_ERRORS | MISSED | CORRUPT;
 
 /// The TFMR of the thread that runs this.
 pub trait TimeFacility {
@@ -136,7 +138,7 @@ pub const fn is_good(tfmr: u64) -> bool {
 #[must_use]
 pub const fn control(clock_hz: u64) -> u64 {
     const LARGEST: u64 = 0xff;
-    let cycles = clock_hz / 32_000_000 * 240 / 400;
+    let cycles = clock_hz.saturating_mul(240) / 32_000_000 / 400;
     let cycles = if cycles > LARGEST { LARGEST } else { cycles };
     cycles << 56 | SYNC_BIT_4 | ECLIPZ
 }
@@ -224,9 +226,10 @@ pub fn move_to_time_base(
     let address = u64::from(target.time_of_day().0) << 32 | BY_ADDRESS;
     scom.write(chip, TARGET, address)?;
 
+    let stuck = tfmr.read() & STUCK_ERRORS;
     tfmr.write(control);
     // The order to clear counts only when it is given twice.
-    tfmr.write(control | CLEAR_ERRORS | MISSED);
+    tfmr.write(control | CLEAR_ERRORS | MISSED | stuck);
     tfmr.write(control | CLEAR_ERRORS);
     wait_clear(tfmr, Step::Clear, CLEAR_ERRORS, patience)?;
     tfmr.write(control | THREAD_ERRORS);
