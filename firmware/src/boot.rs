@@ -12,6 +12,8 @@ use core::fmt;
 use isa::spr::Pvr;
 use isa::timebase::Deadline;
 use nest::chip::{Chip, Machine as Board};
+use nest::hiomap::Hiomap;
+use nest::ipmi::Event;
 use nest::lpc::CiLpc;
 use papr_services::guest_ram::{Extent, MAX_EXTENTS};
 use papr_services::level::Level;
@@ -101,6 +103,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
             let files = load(&inputs, &plan, flash.as_mut(), &line)?;
             Ok((kernel(&files)?, files))
         });
+        obey(machine);
         opal::start(opal::Handover {
             inputs,
             tree: blob,
@@ -123,6 +126,7 @@ pub fn boot(entry: Entry, chip: &'static Chip) -> ! {
         let files = load(&inputs, &plan, flash.as_mut(), &line)?;
         payload(&files, &plan)
     });
+    obey(machine);
     let handover = Handover {
         chip,
         board,
@@ -331,6 +335,22 @@ fn load(
     };
     let flash = flash.map(|(flash, found)| (flash, &*found));
     Ok(files::find(&Ram::new(plan), ram::note(), told, flash)?)
+}
+
+/// Does what the BMC asked for while the firmware itself took its events, which was until now.
+fn obey(machine: &Machine) {
+    let wish = machine
+        .flash_driver()
+        .lock()
+        .as_mut()
+        .and_then(Hiomap::take_wish);
+    let action = match wish {
+        Some(Event::SoftPowerOff) => PowerAction::Off,
+        Some(Event::SoftReboot) => PowerAction::Reset,
+        Some(Event::Oem { .. } | Event::Other) | None => return,
+    };
+    log::info!("the BMC asks for this before anything was started: {action:?}");
+    stop::power(machine, action)
 }
 
 /// What opal mode starts.

@@ -48,6 +48,8 @@ pub struct Hiomap {
     disturbed: bool,
     /// Where events come from; the driver asks the BMC itself while nobody else does.
     told: Option<&'static Told>,
+    /// What the BMC asked of the machine when the driver asked for events.
+    wish: Option<Event>,
     /// The request that has no answer yet.
     exchange: Option<Exchange>,
     /// How far events are dealt with, or a negotiation is.
@@ -80,6 +82,7 @@ impl Hiomap {
             events: event::DAEMON_READY,
             disturbed: false,
             told: None,
+            wish: None,
             exchange: None,
             settling: Settling::default(),
             turn: 0,
@@ -116,6 +119,12 @@ impl Hiomap {
     /// From now on somebody else asks the BMC for its events, and puts what is for the flash into this box.
     pub const fn listen_to(&mut self, told: &'static Told) {
         self.told = Some(told);
+    }
+
+    /// The last that the BMC asked of the machine while the driver took its events, which nobody else hears then: to switch
+    /// off, or to restart.
+    pub const fn take_wish(&mut self) -> Option<Event> {
+        self.wish.take()
     }
 
     /// Takes what an event of the BMC says: all bits of [`event`] as they are now.
@@ -195,7 +204,10 @@ impl Hiomap {
                         command: EVENT_COMMAND,
                         data: [bits, ..],
                     }) => self.note(bits),
-                    Some(_) => {}
+                    Some(wish @ (Event::SoftPowerOff | Event::SoftReboot)) => {
+                        self.wish = Some(wish);
+                    }
+                    Some(Event::Oem { .. } | Event::Other) => {}
                 }
             }
         }

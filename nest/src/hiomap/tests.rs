@@ -42,8 +42,9 @@ struct Model {
     silent: bool,
     /// How long each answer takes.
     pace: Ticks,
-    /// Events that it has to tell, and after how many more accesses to the window it does: then the window is closed.
-    events: VecDeque<u8>,
+    /// Events that it has to tell, each a command and its first byte, and after how many more accesses to the window one comes
+    /// with which the window is closed.
+    events: VecDeque<[u8; 2]>,
     restarts_after: Cell<Option<u32>>,
     /// How many accesses to the window nobody will answer.
     bus_errors: Cell<u32>,
@@ -189,10 +190,10 @@ impl Model {
         let answer = match request.command {
             0x31 => vec![if self.events.is_empty() { 0 } else { 2 }],
             0x35 => {
-                let bits = self.events.pop_front().expect("one is there");
+                let [command, bits] = self.events.pop_front().expect("one is there");
                 let mut record = vec![0x55, 0x55, 0xc0];
                 record.resize(10, 0);
-                record.extend([0x3a, EVENT_COMMAND, bits, 0, 0, 0]);
+                record.extend([0x3a, command, bits, 0, 0, 0]);
                 record
             }
             other => unreachable!("command {other:#x}"),
@@ -271,9 +272,8 @@ impl Shared<'_> {
         if !is_there {
             model.restarted = true;
             model.window = None;
-            model
-                .events
-                .push_back(event::DAEMON_READY | event::PROTOCOL_RESET | event::WINDOW_RESET);
+            let bits = event::DAEMON_READY | event::PROTOCOL_RESET | event::WINDOW_RESET;
+            model.events.push_back([EVENT_COMMAND, bits]);
         }
         Ok(is_there)
     }
@@ -459,13 +459,26 @@ fn a_window_that_closes_while_it_is_used_misleads_nobody() {
 }
 
 #[test]
+fn somebody_who_presses_a_button_while_the_flash_is_read_is_heard() {
+    const POWER: u8 = 4;
+    let mut rig = Rig::new(2);
+    rig.bmc.events = [[POWER, 0], [EVENT_COMMAND, event::DAEMON_READY]].into();
+    rig.read(0, 16).expect("read");
+    assert_eq!(rig.flash.take_wish(), Some(Event::SoftPowerOff));
+    assert_eq!(rig.flash.take_wish(), None);
+    rig.bmc.events = [[POWER, 0], [POWER, 1], [9, 9]].into();
+    rig.read(0, 16).expect("read");
+    assert_eq!(rig.flash.take_wish(), Some(Event::SoftReboot));
+}
+
+#[test]
 fn events_come_from_a_box_when_somebody_else_asks_for_them() {
     let mut rig = Rig::new(2);
     let told: &'static Told = Box::leak(Box::default());
     rig.flash.listen_to(told);
     rig.read(0, 16).expect("read");
     // Whoever has the attention has it: the driver asks for nothing.
-    rig.bmc.events.push_back(event::FLASH_LOST);
+    rig.bmc.events.push_back([EVENT_COMMAND, event::FLASH_LOST]);
     rig.read(0, 16).expect("read");
     told.tell(event::FLASH_LOST | event::DAEMON_READY);
     assert_eq!(rig.read(0, 16), Err(HiomapError::Lost));
