@@ -8,6 +8,7 @@
     reason = "promises about the controllers' windows and memory"
 )]
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use isa::addr::Ra;
@@ -25,8 +26,8 @@ use crate::inputs::{Core, Inputs};
 
 /// The controllers of all chips, and the area of the thread that uses it.
 pub struct Controllers {
-    /// Sources, queues, virtual processors.
-    pub xive: Driver,
+    /// Sources, queues, virtual processors. In the heap: some KiB for every chip that there could be.
+    pub xive: Box<Driver>,
     /// Contexts.
     pub tima: Tima<CiMmio<registers::Tima>>,
 }
@@ -99,7 +100,7 @@ impl Controllers {
         });
         // SAFETY: the caller vouches for the regions. The firmware runs in real mode.
         let tables = unsafe { RealTables::new() };
-        let xive = Xive::start(scom, map, setups, tables)?;
+        let xive = Box::new(Xive::start(scom, map, setups, tables)?);
         if misplaced {
             return Err(StartError::NoRoom(inputs.chips.len()));
         }

@@ -5,6 +5,8 @@
 //! of a function descriptor instead of an instruction.
 #![forbid(unsafe_code)]
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -121,7 +123,7 @@ pub fn file_length(loaded: Loaded) -> u64 {
     let all = loaded.words.len() as u64 * 8;
     let start: [u8; 8] = loaded.array(0).unwrap_or_default();
     let said = if container::is_container(&start) {
-        let header = loaded.array::<{ container::HEADER_SIZE }>(0);
+        let header = container_header(loaded);
         header.and_then(|header| Some(container::Header::parse(&header).ok()?.container_size()))
     } else if start.starts_with(b"\x7fELF") {
         Elf::read(loaded, 0).and_then(|elf| elf.end()).ok()
@@ -135,9 +137,16 @@ pub fn file_length(loaded: Loaded) -> u64 {
     })
 }
 
+/// The header of a container, which is too large for a stack.
+fn container_header(loaded: Loaded) -> Option<Vec<u8>> {
+    let mut header = vec![0; container::HEADER_SIZE];
+    loaded.read(0, &mut header)?;
+    Some(header)
+}
+
 /// Where the image begins. Neither hash nor signatures are looked at: nobody told the machine whom to trust.
 fn check_container(loaded: Loaded) -> Result<u64, KernelError> {
-    let header: [u8; container::HEADER_SIZE] = loaded.array(0).ok_or(TRUNCATED)?;
+    let header = container_header(loaded).ok_or(TRUNCATED)?;
     let header = container::Header::parse(&header).map_err(KernelError::BadContainer)?;
     let room = KERNEL_AREA.end - KERNEL_AREA.start;
     if header.container_size() > room {

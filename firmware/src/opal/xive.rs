@@ -5,6 +5,7 @@
 //! their names mean the same.
 #![expect(unsafe_code, reason = "promises about the controllers' memory")]
 
+use alloc::boxed::Box;
 use core::ops::Range;
 
 use isa::addr::Ra;
@@ -13,8 +14,7 @@ use nest::chip::AddressMap;
 use nest::lpc::CiLpc;
 use nest::mmio::CiMmio;
 use nest::scom::{ChipIndex, Scom};
-use nest::xive::memory::RealTables;
-use nest::xive::registers::{self, CiWindows};
+use nest::xive::registers;
 use nest::xive::tables::Index;
 use nest::xive::tima::Tima;
 use nest::xive::{self, REGION, XiveError};
@@ -29,7 +29,7 @@ use crate::memory::{PARTITION, POOL};
 
 /// The machine's interrupt controllers.
 pub(super) struct Chips {
-    xive: xive::Xive<CiWindows, RealTables>,
+    xive: Box<controllers::Driver>,
     tima: Tima<CiMmio<registers::Tima>>,
     /// Whose interrupts the firmware serves.
     pub(super) bridges: Bridges,

@@ -47,24 +47,24 @@ impl<W: Windows, T: TableMemory> Xive<W, T> {
         chips: impl IntoIterator<Item = ChipSetup<W>>,
         tables: T,
     ) -> Result<Self, XiveError> {
-        let mut controllers: [Option<Controller<W>>; MAX_CHIPS] = [const { None }; MAX_CHIPS];
-        let mut blocks = 0;
-        for setup in chips {
-            let slot = controllers.get_mut(usize::from(blocks));
-            let slot = slot.ok_or(XiveError::NoBlock)?;
-            *slot = Some(start_chip(scom, map, blocks, setup, &tables)?);
-            blocks += 1;
-        }
-        let first = controllers[0].as_ref().ok_or(XiveError::NoBlock)?;
+        let mut chips = chips.into_iter().peekable();
+        let first = chips.peek().ok_or(XiveError::NoBlock)?;
         let (vp_blocks, _) = first.memory.vp_blocks();
         let vps = VpBlocks::new(&tables, vp_blocks);
         Self::reserve_threads(&vps, &tables);
-        let xive = Self {
-            chips: controllers,
-            blocks,
+        // One object from here on: it is large.
+        let mut xive = Self {
+            chips: [const { None }; MAX_CHIPS],
+            blocks: 0,
             tables,
             vps: Mutex::new(vps),
         };
+        for setup in chips {
+            let slot = xive.chips.get_mut(usize::from(xive.blocks));
+            let slot = slot.ok_or(XiveError::NoBlock)?;
+            *slot = Some(start_chip(scom, map, xive.blocks, setup, &xive.tables)?);
+            xive.blocks += 1;
+        }
         xive.connect();
         Ok(xive)
     }
