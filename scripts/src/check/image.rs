@@ -1,5 +1,5 @@
-//! The guard on the image: no vector or floating-point instruction outside of the routines that switch a guest's
-//! registers.
+//! The image's code, and the guard on it: no vector or floating-point instruction outside of the routines that switch a
+//! guest's registers.
 
 use std::fs;
 use std::ops::Range;
@@ -27,55 +27,74 @@ const BIG_ENDIAN: [(&str, u64); 5] = [
 ];
 
 /// A named piece of code.
-struct Function {
-    name: String,
-    start: u64,
-    end: u64,
+pub(super) struct Function {
+    pub(super) name: String,
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+/// The code of the image.
+pub(super) struct Program {
+    pub(super) functions: Vec<Function>,
+    /// Sections with instructions, all little-endian, and where they begin.
+    pub(super) code: Vec<(u64, Vec<u8>)>,
+}
+
+impl Program {
+    /// Reads the image's file with symbols.
+    pub(super) fn read(file: &Path) -> Result<Self> {
+        let bytes = fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let elf = ElfBytes::<LittleEndian>::minimal_parse(&bytes)?;
+        let (symbols, names) = elf.symbol_table()?.context("no symbols")?;
+        let mut big_endian = Vec::new();
+        for (name, bytes) in BIG_ENDIAN {
+            let entry = symbols
+                .iter()
+                .find(|symbol| {
+                    usize::try_from(symbol.st_name)
+                        .is_ok_and(|at| names.get(at).is_ok_and(|found| found == name))
+                })
+                .with_context(|| format!("{} has no symbol {name}", file.display()))?;
+            big_endian.push(entry.st_value..entry.st_value + bytes);
+        }
+        let mut code = Vec::new();
+        for header in elf.section_headers().context("no sections")? {
+            if header.sh_type == SHT_PROGBITS && header.sh_flags & u64::from(SHF_EXECINSTR) != 0 {
+                let (bytes, _) = elf.section_data(&header)?;
+                let bytes = in_one_order(bytes, header.sh_addr, &big_endian);
+                code.push((header.sh_addr, bytes));
+            }
+        }
+        if code.iter().all(|(_, bytes)| bytes.is_empty()) {
+            bail!("{} holds no code", file.display());
+        }
+        let functions = functions(&elf)?;
+        Ok(Self { functions, code })
+    }
+
+    /// The function that has an address.
+    pub(super) fn name_at(&self, address: u64) -> &str {
+        let mut functions = self.functions.iter();
+        let inside = functions.find(|function| (function.start..function.end).contains(&address));
+        inside.map_or("outside of any function", |function| function.name.as_str())
+    }
 }
 
 /// Returns a problem for each place with a forbidden instruction, and the number of instructions looked at.
-pub fn check(file: &Path) -> Result<(Vec<String>, usize)> {
-    let bytes = fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let elf = ElfBytes::<LittleEndian>::minimal_parse(&bytes)?;
-    let functions = functions(&elf)?;
+pub(super) fn check(program: &Program) -> Result<(Vec<String>, usize)> {
     for name in ALLOWED {
-        if !functions
-            .iter()
-            .any(|function| function.name == name && function.start < function.end)
-        {
-            bail!(
-                "{} has no routine {name} with a size: the guard's list is not up to date",
-                file.display()
-            );
+        let is_there = |function: &Function| function.name == name && function.start < function.end;
+        if !program.functions.iter().any(is_there) {
+            bail!("there is no routine {name} with a size: the guard's list is not up to date");
         }
-    }
-    let (symbols, names) = elf.symbol_table()?.context("no symbols")?;
-    let mut big_endian = Vec::new();
-    for (name, bytes) in BIG_ENDIAN {
-        let entry = symbols
-            .iter()
-            .find(|symbol| {
-                usize::try_from(symbol.st_name)
-                    .is_ok_and(|at| names.get(at).is_ok_and(|found| found == name))
-            })
-            .with_context(|| format!("{} has no symbol {name}", file.display()))?;
-        big_endian.push(entry.st_value..entry.st_value + bytes);
     }
     let mut problems = Vec::new();
     let mut looked_at = 0;
-    for header in elf.section_headers().context("no sections")? {
-        if header.sh_type != SHT_PROGBITS || header.sh_flags & u64::from(SHF_EXECINSTR) == 0 {
-            continue;
-        }
-        let (code, _) = elf.section_data(&header)?;
+    for (base, code) in &program.code {
         looked_at += code.len() / 4;
-        for found in instructions::vector_or_float(&in_one_order(code, header.sh_addr, &big_endian))
-        {
-            let address = header.sh_addr + found.offset as u64;
-            let inside = functions
-                .iter()
-                .find(|function| (function.start..function.end).contains(&address));
-            let name = inside.map_or("outside of any function", |function| function.name.as_str());
+        for found in instructions::vector_or_float(code) {
+            let address = base + found.offset as u64;
+            let name = program.name_at(address);
             if !ALLOWED.contains(&name) {
                 problems.push(format!(
                     "{address:#x} {name}: {:#010x} uses a vector or floating-point register",
@@ -83,9 +102,6 @@ pub fn check(file: &Path) -> Result<(Vec<String>, usize)> {
                 ));
             }
         }
-    }
-    if looked_at == 0 {
-        bail!("{} holds no code", file.display());
     }
     Ok((problems, looked_at))
 }

@@ -47,7 +47,8 @@ pub fn vector_or_float(code: &[u8]) -> Vec<Found> {
     found
 }
 
-const fn primary(word: u32) -> u32 {
+/// The primary opcode.
+pub(super) const fn primary(word: u32) -> u32 {
     word >> 26
 }
 

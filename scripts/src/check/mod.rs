@@ -1,5 +1,6 @@
 //! The verb `check`: format, lints and guards. What a person would have to look for in a review, but does not see.
 
+pub mod frames;
 pub mod graph;
 pub mod image;
 pub mod instructions;
@@ -66,11 +67,15 @@ pub fn run(tools: &Tools) -> Result<bool> {
     );
     report("licences", graph::licences().map(counted("crates")));
     report("source files", sources::check().map(counted("files")));
+    let program = build::firmware().and_then(|made| image::Program::read(&made.elf))?;
     report(
         "no vector or floating-point instruction in the image",
-        build::firmware()
-            .and_then(|made| image::check(&made.elf))
-            .map(counted("instructions")),
+        image::check(&program).map(counted("instructions")),
+    );
+    let (problems, count) = frames::check(&program);
+    report(
+        "stack frames",
+        Ok((problems, format!(" ({count} functions)"))),
     );
     Ok(good)
 }
