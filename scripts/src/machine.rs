@@ -111,6 +111,8 @@ impl Machine {
         }
         if self.clock == Clock::Instructions {
             add(&["-icount", "shift=0,sleep=off"]);
+            // Nor may the day and what `darn` returns be another one in the next run.
+            add(&["-rtc", "base=2026-01-01,clock=vm", "-seed", "1"]);
         }
         arguments.extend(self.extra.iter().cloned());
         arguments
