@@ -135,8 +135,8 @@ mod tests {
             for pir in 0..3 {
                 let (lock, inside) = (&lock, &inside);
                 scope.spawn(move || {
-                    // A clock that stands still: nobody loses patience.
-                    fake::set_step(Ticks(0));
+                    // A slow clock: nobody loses patience. One that stands still would end the wait.
+                    fake::set_step(Ticks(1));
                     for _ in 0..2000 {
                         let guard = lock.take(Server(pir));
                         assert_eq!(guard.got, Got::Free);

@@ -331,8 +331,8 @@ mod tests {
                     }
                 });
             }
-            // A clock that stands still: wait for the threads however long they are not scheduled.
-            fake::set_step(Ticks(0));
+            // A slow clock: wait for the threads however long they are not scheduled. One that stands still would end it.
+            fake::set_step(Ticks(1));
             for round in 0..500 {
                 let kind = if round % 2 == 0 {
                     Kind::Hold
