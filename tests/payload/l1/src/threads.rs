@@ -19,8 +19,8 @@ use crate::rtas::{self, Rtas, block};
 
 /// Most threads, the first included: as many as there are stacks (`payload.ld`).
 pub(crate) const MOST: usize = 4;
-/// 20 s: a machine that others use as well may be slow.
-const PATIENCE: u64 = 10_240_000_000;
+/// 60 s: a machine that others use as well may be slow.
+const PATIENCE: u64 = 30_720_000_000;
 
 /// What all threads do, each with its number.
 pub(crate) type Job = fn(usize);
