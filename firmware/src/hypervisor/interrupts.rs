@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
 use isa::addr::{Gra, Ra};
+use isa::timebase::{Deadline, Ticks};
 use nest::scom::ChipIndex;
 use nest::xive::tables::Index;
 use nest::xive::{self, XiveError};
@@ -26,6 +27,9 @@ use crate::controllers::{Controllers, Driver};
 
 /// Pages that each chip's tables get for event descriptors and virtual processors: a page has those of 256 vCPUs.
 const TABLE_PAGES: u64 = 32;
+
+/// How long a context that was pulled from a thread may take to memory: microseconds, if at all.
+const PULL_PATIENCE: Ticks = Ticks::from_ms(20);
 
 /// What a vCPU and its thread are to the controllers.
 struct Server {
@@ -154,7 +158,13 @@ impl PartitionInterrupts {
         let server = self.server(id).map_err(fault)?;
         let Controllers { xive, tima } = self.controllers;
         tima.drop_os();
-        changed(xive.renew_vp(server.vp, self.discarded))?;
+        // What was pulled may still be on its way to memory. Without its context a vCPU that started would hang.
+        let settled = || match xive.renew_vp(server.vp, self.discarded) {
+            Err(XiveError::Active | XiveError::Busy) => None,
+            done => Some(done),
+        };
+        let renewed = Deadline::after(PULL_PATIENCE).wait_for(settled);
+        changed(renewed.unwrap_or(Err(XiveError::Active)))?;
         tima.push_os(server.cam);
         Ok(())
     }
