@@ -63,17 +63,19 @@ impl Value {
             | self.id as u32
     }
 
-    fn of(handle: Handle) -> Option<Self> {
-        let [attribute, _, high, low] = handle.0.to_be_bytes();
+    fn of(handle: Handle) -> Result<Self, OpalError> {
+        let [attribute, family_and_block, high, low] = handle.0.to_be_bytes();
+        if u32::from(family_and_block >> 5) != OCC {
+            return Err(OpalError::OPAL_UNSUPPORTED);
+        }
         let attribute = Attribute::ALL
             .into_iter()
-            .find(|known| *known as u32 == u32::from(attribute))?;
-        let value = Self {
-            block: u8::try_from(handle.0 >> 16 & 0x1f).ok()?,
+            .find(|known| *known as u32 == u32::from(attribute));
+        Ok(Self {
+            block: family_and_block & 0x1f,
             id: u16::from_be_bytes([high, low]),
-            attribute,
-        };
-        (value.handle() == handle.0).then_some(value)
+            attribute: attribute.ok_or(OpalError::OPAL_PARAMETER)?,
+        })
     }
 }
 
@@ -89,10 +91,11 @@ pub trait Sensors {
 /// OPAL_SENSOR_READ.
 ///
 /// # Errors
-/// OPAL_PARAMETER: a bad pointer or sensor, or a value that needs 64 bits. OPAL_HARDWARE: no reading.
+/// OPAL_PARAMETER: a bad pointer or sensor, or a value that needs 64 bits. OPAL_UNSUPPORTED: a family of sensors that does not
+/// exist. OPAL_HARDWARE: no reading.
 pub fn read(sensors: &impl Sensors, os: &impl OsMemory, handle: Handle, data: OsAddr) -> Answer {
     os.check(data, 4)?;
-    let value = Value::of(handle).ok_or(OpalError::OPAL_PARAMETER)?;
+    let value = Value::of(handle)?;
     let read = u32::try_from(sensors.read(value)?).map_err(|_| OpalError::OPAL_PARAMETER)?;
     os.write_be32(data, read)?;
     SUCCESS
@@ -109,7 +112,7 @@ pub fn read_u64(
     data: OsAddr,
 ) -> Answer {
     os.check(data, 8)?;
-    let value = Value::of(handle).ok_or(OpalError::OPAL_PARAMETER)?;
+    let value = Value::of(handle)?;
     os.write_be64(data, sensors.read(value)?)?;
     SUCCESS
 }
@@ -146,11 +149,15 @@ mod tests {
         assert_eq!(KNOWN.handle(), 0x04c3_1234);
         for attribute in Attribute::ALL {
             let value = Value { attribute, ..KNOWN };
-            assert_eq!(Value::of(Handle(value.handle())), Some(value));
+            assert_eq!(Value::of(Handle(value.handle())), Ok(value));
         }
-        // An attribute that is none, other families.
-        for handle in [0x06c3_1234, 0xffc3_1234, 0x0403_1234, 0x04e3_1234] {
-            assert_eq!(Value::of(Handle(handle)), None);
+        for (handles, why) in [
+            ([0x06c3_1234, 0xffc3_1234], OpalError::OPAL_PARAMETER),
+            ([0x0403_1234, 0x04e3_1234], OpalError::OPAL_UNSUPPORTED),
+        ] {
+            for handle in handles {
+                assert_eq!(Value::of(Handle(handle)), Err(why), "{handle:#x}");
+            }
         }
     }
 
@@ -171,9 +178,10 @@ mod tests {
         let (good, bad) = (Handle(KNOWN.handle()), Err(OpalError::OPAL_PARAMETER));
         let one = One(Ok(1 << 32));
         assert_eq!(read(&one, &os, good, BUF), bad, "too large");
-        for handle in [0, KNOWN.handle() + 1, u32::MAX] {
-            assert_eq!(read(&one, &os, Handle(handle), BUF), bad);
-            assert_eq!(read_u64(&one, &os, Handle(handle), BUF), bad);
+        let none = Err(OpalError::OPAL_UNSUPPORTED);
+        for (handle, why) in [(0, none), (KNOWN.handle() + 1, bad), (u32::MAX, none)] {
+            assert_eq!(read(&one, &os, Handle(handle), BUF), why);
+            assert_eq!(read_u64(&one, &os, Handle(handle), BUF), why);
         }
         for at in [0x1ffd, 0x2000, u64::MAX] {
             assert_eq!(read(&one, &os, good, OsAddr(at)), bad);

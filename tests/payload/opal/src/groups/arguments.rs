@@ -120,7 +120,7 @@ fn good(row: &Row, setup: Setup) -> Option<Good> {
             good_call([0, 1, 0], None).bad_id([code::UNSUPPORTED; 2])
         }
         t::OPAL_SENSOR_READ | t::OPAL_SENSOR_READ_U64 => {
-            good_call([0x00c0_0000, 1, p0], None).bad_id([code::PARAMETER; 2])
+            good_call([0x00c0_0000, 1, p0], None).bad_id([code::UNSUPPORTED; 2])
         }
         t::OPAL_I2C_REQUEST => good_call([1, 1, p0], None),
         t::OPAL_FLASH_READ | t::OPAL_FLASH_WRITE => {
