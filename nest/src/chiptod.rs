@@ -6,6 +6,7 @@
 use core::fmt;
 
 use isa::ppc_bit;
+use isa::tfmr::{CORE_ERRORS, CORRUPT, MISSED, STUCK_ERRORS, THREAD_ERRORS, VALID};
 
 use crate::core_control::Place;
 use crate::scom::{ChipIndex, Scom, ScomAddr, ScomError};
@@ -33,7 +34,7 @@ const FIRMWARE_ERRORS: u64 =
 /// Of `TARGET`: the upper word is the SCOM address of the core's register.
 const BY_ADDRESS: u64 = ppc_bit(35);
 
-// TFMR.
+// TFMR: how the time base is stepped, and orders to it.
 const SYNC_BIT_4: u64 = ppc_bit(11);
 const ECLIPZ: u64 = ppc_bit(14);
 const LOAD_TOD_MODE: u64 = ppc_bit(16);
@@ -41,17 +42,7 @@ const MOVE: u64 = ppc_bit(18);
 const CLEAR_ERRORS: u64 = ppc_bit(24);
 const STATE_SHIFT: u32 = 63 - 31;
 const STATE_ERROR: u64 = 9;
-const VALID: u64 = ppc_bit(41);
-const MISSED: u64 = ppc_bit(43) | ppc_bit(44) | ppc_bit(45);
 const TOD_INTERRUPT: u64 = ppc_bit(51);
-const CORRUPT: u64 = ppc_bit(60);
-/// PURR, SPURR and decrementer parity, the register itself, overflows: written 1 to clear.
-const THREAD_ERRORS: u64 =
-    ppc_bit(57) | ppc_bit(58) | ppc_bit(59) | CORRUPT | ppc_bit(61) | ppc_bit(62);
-/// State machine, control: written 1 to clear, but only if they are set.
-const STUCK_ERRORS: u64 = ppc_bit(27) | ppc_bit(46);
-/// Transfer, state machine, missing sync or step, residue, control, the register itself.
-const CORE_ERRORS: u64 = ppc_bit(25) | STUCK_ERRORS | MISSED | CORRUPT;
 
 /// The TFMR of the thread that runs this.
 pub trait TimeFacility {
@@ -232,7 +223,7 @@ pub fn move_to_time_base(
     tfmr.write(control | CLEAR_ERRORS | MISSED | stuck);
     tfmr.write(control | CLEAR_ERRORS);
     wait_clear(tfmr, Step::Clear, CLEAR_ERRORS, patience)?;
-    tfmr.write(control | THREAD_ERRORS);
+    tfmr.write(control | THREAD_ERRORS | CORRUPT);
     tfmr.write(control | LOAD_TOD_MODE);
     wait_clear(tfmr, Step::Unset, LOAD_TOD_MODE, patience)?;
     wait_clear(tfmr, Step::Quiet, TOD_INTERRUPT, patience)?;

@@ -7,6 +7,8 @@
 //! The surprising fact: several causes come in one interrupt and stay set until they are cleared one by one; a cause that is
 //! left set interrupts for ever. Each is cleared before it is looked into, so that one that comes meanwhile interrupts again.
 
+use isa::tfmr::{CORE_ERRORS, DEC_PARITY, HDEC_PARITY, THREAD_ERRORS, VALID};
+
 use crate::args::OsAddr;
 use crate::error::{Answer, SUCCESS};
 use crate::events::Events;
@@ -22,22 +24,6 @@ const SPURR_LIMIT: u64 = isa::ppc_bit(6);
 const RECOVERED_AGAIN: u64 = isa::ppc_bit(11);
 const SCOM_INJECTED: u64 = isa::ppc_bit(16);
 const DEBUG_TRIGGER: u64 = isa::ppc_bit(18);
-
-// State of the timers (TFMR).
-const HDEC_PARITY: u64 = isa::ppc_bit(26);
-const TB_VALID: u64 = isa::ppc_bit(41);
-const DEC_PARITY: u64 = isa::ppc_bit(59);
-/// PURR, SPURR and decrementer parity, overflows.
-const THREAD_ERRORS: u64 =
-    isa::ppc_bit(57) | isa::ppc_bit(58) | DEC_PARITY | isa::ppc_bit(61) | isa::ppc_bit(62);
-/// Transfer, state, missing sync, missing step, residue, control, the register itself.
-const CORE_ERRORS: u64 = isa::ppc_bit(25)
-    | isa::ppc_bit(27)
-    | isa::ppc_bit(43)
-    | isa::ppc_bit(44)
-    | isa::ppc_bit(45)
-    | isa::ppc_bit(46)
-    | isa::ppc_bit(60);
 
 /// What the kernel has to put right itself: the answer of OPAL_HANDLE_HMI2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,7 +173,7 @@ impl<M: Maintenance> Service<'_, M> {
         if state & HDEC_PARITY != 0 {
             self.flags.add(Flags::HDEC_LOST);
         }
-        let ran = self.machine.timers() & TB_VALID != 0;
+        let ran = self.machine.timers() & VALID != 0;
         // Setting it clears the errors of the core. While it runs, other threads count on it: then it is left alone.
         let is_set = !ran && self.machine.set_time_base();
         if is_set {
@@ -326,7 +312,7 @@ mod tests {
         }
         fn set_time_base(&self) -> bool {
             if self.can_set {
-                self.tfmr.set(TB_VALID);
+                self.tfmr.set(VALID);
             }
             self.can_set
         }
@@ -394,13 +380,13 @@ mod tests {
 
     #[test]
     fn timer_errors_of_a_thread_are_put_right() {
-        let core = core(TIMER, TB_VALID | DEC_PARITY | HDEC_PARITY);
+        let core = core(TIMER, VALID | DEC_PARITY | HDEC_PARITY);
         let (flags, events) = serve(&core);
         assert_eq!(flags, NEW | 2 | 4);
-        let state = TB_VALID | DEC_PARITY | HDEC_PARITY;
+        let state = VALID | DEC_PARITY | HDEC_PARITY;
         assert_eq!(events, [[0x0202_0400_0000_0000, TIMER, state, 0, 0]]);
         assert_eq!(*core.cleared.borrow(), [DEC_PARITY | HDEC_PARITY]);
-        assert_eq!((core.hmer.get(), core.tfmr.get()), (0, TB_VALID));
+        assert_eq!((core.hmer.get(), core.tfmr.get()), (0, VALID));
     }
 
     #[test]
@@ -428,10 +414,10 @@ mod tests {
         // One that runs, with an error, is not touched.
         let core = Core {
             can_set: true,
-            ..core(TIMER, TB_VALID | isa::ppc_bit(44))
+            ..core(TIMER, VALID | isa::ppc_bit(44))
         };
         let (flags, events) = serve(&core);
-        assert_eq!((flags, core.tfmr.get()), (NEW, TB_VALID | isa::ppc_bit(44)));
+        assert_eq!((flags, core.tfmr.get()), (NEW, VALID | isa::ppc_bit(44)));
         assert_eq!(events[0][0], 0x0202_0401_0000_0000, "not recovered");
     }
 

@@ -15,6 +15,7 @@ pub mod msr;
 pub mod priority;
 pub mod pte;
 pub mod spr;
+pub mod tfmr;
 pub mod timebase;
 
 /// The mask of bit `n` in the manuals' numbering (0 is the most significant bit of 64).
