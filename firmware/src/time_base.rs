@@ -9,7 +9,7 @@
 )]
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use isa::spr::{Pvr, Tfmr, mfspr, mtspr};
 use isa::timebase::{self, Deadline};
@@ -78,12 +78,13 @@ struct Setting {
     tried: [u32; 16],
     set: usize,
     failed: usize,
-    /// Boot waits no more, and may use the XSCOM of the machine in other ways: who comes now finds it as it is.
-    is_closed: bool,
 }
 
 static SETTING: Once<Mutex<Setting>> = Once::new();
 static ARRIVED: AtomicUsize = AtomicUsize::new(0);
+/// Boot waits no more, and may use the XSCOM of the machine in other ways: who comes now finds it as it is. Not under the lock, for
+/// which many cores may be waiting that would each take their time.
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 impl Setting {
     /// Sets the core of this thread, if no other thread did and it is needed.
@@ -94,7 +95,7 @@ impl Setting {
         };
         let core = 1 << (at.core & 31);
         let is_good = chiptod::is_good(ThisThread.read());
-        if self.is_closed {
+        if IS_CLOSED.load(Ordering::SeqCst) {
             if *tried & core == 0 && !is_good {
                 log::error!(
                     "time base of core {} on chip {}: its first thread came too late, it is not set",
@@ -154,7 +155,6 @@ pub fn start(chip: &Chip, pvr: Pvr, inputs: &Inputs) {
             tried: [0; 16],
             set: 0,
             failed: 0,
-            is_closed: false,
         })
     });
     setting.lock().core(tod);
@@ -199,9 +199,9 @@ pub fn wait_for_all(threads: usize) {
         log::warn!("not all threads have a time base yet: going on");
     }
     if let Some(setting) = SETTING.get() {
+        IS_CLOSED.store(true, Ordering::SeqCst);
         // Without an end of its own: the holder has one, all its waits are numbers of reads.
-        let mut setting = setting.lock();
-        setting.is_closed = true;
+        let setting = setting.lock();
         log::info!(
             "time base of {} cores set, {} failed",
             setting.set,
