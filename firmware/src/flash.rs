@@ -7,7 +7,6 @@
 use core::fmt;
 use core::ops::Range;
 
-use isa::timebase::Ticks;
 use nest::bt::Asker;
 use nest::hiomap::{Data, FirmwareSpace, Hiomap, HiomapError, Job, Link, Progress};
 use nest::ipmi::{Event, IpmiError, Request, Response};
@@ -16,11 +15,7 @@ use nest::lpc::IoSpace;
 use pnor_image::ffs::{self, Entry, Found, Kind, Origin, Search, flags};
 use pnor_image::flash::Flash;
 
-use crate::machine::Devices;
-
-/// How long others may keep the flash from who waits for it: longer than the driver lets them. A processor that was stopped
-/// keeps it for ever, and a kernel that crashes for that reason still writes to NVRAM.
-const PATIENCE: Ticks = Ticks::from_s(30);
+use crate::machine::{Devices, PATIENCE};
 
 /// The flash of a machine, as a medium.
 pub struct SystemFlash<L: 'static>(pub &'static Devices<L>);

@@ -21,6 +21,9 @@ use crate::console::Sink;
 
 /// How long the BMC may take from accepting a power command to doing it.
 const POWER_PATIENCE_S: u64 = 30;
+/// How long others may keep a device, or NVRAM, from who waits for it: longer than their own limits let them. A processor that
+/// was stopped keeps it for ever, and a kernel that crashes for that reason still writes to NVRAM.
+pub const PATIENCE: Ticks = Ticks::from_s(30);
 /// How long the code that talks to the BMC may keep it from a power command: as long as a BMC may take for an answer.
 const BMC_PATIENCE: Ticks = Ticks::from_s(3);
 /// How long the UART may take to become free, and then to send what it has.
@@ -281,9 +284,10 @@ impl<L: IoSpace> Devices<L> {
         }
     }
 
-    /// Does something with the BMC, while nobody else talks to it; `None` when there is none.
+    /// Does something with the BMC, while nobody else talks to it; `None` when there is none, or somebody keeps it for longer than
+    /// [`PATIENCE`].
     pub fn with_bmc<T>(&self, work: impl FnOnce(&mut Bt<&'static L>) -> T) -> Option<T> {
-        self.bmc.lock().as_mut().map(work)
+        lock_within(&self.bmc, PATIENCE)?.as_mut().map(work)
     }
 
     /// The place of the flash's driver; [`crate::flash`] fills and uses it. Whoever holds it may ask the BMC, not the other way

@@ -47,7 +47,7 @@ use super::tree::CONSOLE_BUFFER;
 use super::units::Unit;
 use super::xive::Chips;
 use crate::entry::ram::OsRam;
-use crate::machine::{Machine, PowerAction};
+use crate::machine::{Machine, PATIENCE, PowerAction};
 use crate::nvram::Nvram;
 use crate::{stop, time_base};
 
@@ -133,7 +133,6 @@ impl Opal {
     /// NVRAM, for which others may be waiting for the BMC. Not for ever: a kernel writes there when it crashes, and may have
     /// stopped a processor that has it. OPAL_BUSY would make it come back without an end.
     fn nvram(&self) -> Result<MutexGuard<'_, Nvram>, OpalError> {
-        const PATIENCE: Ticks = Ticks::from_s(30);
         lock_within(&self.nvram, PATIENCE).ok_or(OpalError::OPAL_HARDWARE)
     }
 
