@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::io::Write as _;
 
 use super::*;
-use crate::container::Description;
+use crate::container::{Description, Header};
 use crate::flash::OutOfRange;
 
 const RULES: Rules = Rules {
