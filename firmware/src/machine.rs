@@ -530,6 +530,7 @@ mod tests {
             machine.power(PowerAction::Reset),
             PowerError::Failed(IpmiError::Busy)
         );
+        assert_eq!(machine.with_bmc(|_| ()), None, "after a while");
         drop(bmc);
     }
 
