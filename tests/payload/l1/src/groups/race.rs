@@ -184,7 +184,7 @@ struct Race {
 const RACES: &[Race] = &[
     Race {
         name: "run-delete",
-        rounds: 1000,
+        rounds: 500,
         job: runs::run_and_delete,
     },
     Race {

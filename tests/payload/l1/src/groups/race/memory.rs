@@ -71,7 +71,7 @@ fn store_for_ever(me: &Caller) {
         gsb::Writer::new(me.input()).u64(id::HDEC_EXPIRY, guest::soon(256_000));
         let (code, reason) = me.run(0, guest, vcpu);
         TALLY.allow(0x72, code, &[0, P2, IN_USE]);
-        TALLY.must(0x73, code != 0 || matches!(reason, 0 | 0x980 | 0xe00));
+        TALLY.reason(0x73, code, reason, &[0, 0x980, 0xe00]);
     }
 }
 

@@ -155,6 +155,13 @@ impl Tally {
         }
     }
 
+    /// Looks at why a run ended that was made: its code was 0.
+    pub(super) fn reason(&self, at: u64, code: i64, reason: u64, allowed: &[u64]) {
+        if code == 0 && !allowed.contains(&reason) {
+            self.refute(at, reason.cast_signed());
+        }
+    }
+
     fn refute(&self, at: u64, code: i64) {
         let (set, get) = (Ordering::SeqCst, Ordering::SeqCst);
         // Zero is a code as well, where it should not have come.
