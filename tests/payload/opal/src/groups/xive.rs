@@ -223,7 +223,8 @@ fn processors(machine: &Machine) {
     // On, and the hardware saves and restores it.
     case("xive/vp-flags", read_be64(at(0)), 5);
     holds("xive/vp-cam", read_be64(at(1)) != 0);
-    case("xive/vp-chip", u64::from(read_be32(at(3))), 0);
+    // A thread's number is its PIR, which begins with its chip.
+    case("xive/vp-chip", u64::from(read_be32(at(3))), me >> 8);
     case("xive/vp-report", set(1, BUFFER), code::SUCCESS);
     case("xive/vp-report-get", get(), code::SUCCESS);
     case("xive/vp-report-is", read_be64(at(2)), BUFFER);
