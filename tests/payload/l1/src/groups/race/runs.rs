@@ -367,8 +367,8 @@ pub(super) fn doorbell(number: usize) {
                     // Its vector says by a hypercall which interrupt it was. The buffers are the first thread's.
                     let output = Caller::new(0).output();
                     let vector = gsb::find(output, 4096, id::GPR0 + 3);
-                    TALLY.allow(0x47, reason.cast_signed(), &[HYPERCALL.cast_signed()]);
-                    TALLY.allow(0x4c, vector.unwrap_or(1).cast_signed(), &[0xa00]);
+                    TALLY.reason(0x47, 0, reason, &[HYPERCALL]);
+                    TALLY.must(0x4c, vector == Some(0xa00));
                     flags = 0;
                     RUNG.fetch_add(1, Ordering::SeqCst);
                     continue;
