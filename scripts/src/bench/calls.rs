@@ -216,23 +216,17 @@ pub(super) fn measure(tools: &Tools, image: &Image) -> Result<Vec<Figure>> {
         }
         lines.extend(outcome.lines);
     }
-    let mut peers = peer(tools, "bench-peer", "bench-v1", "1")?;
-    peers.extend(peer(tools, "bench-peer-threads", "bench-threads", "2")?);
-    figures(&lines, &peers)
+    figures(&lines, &peer(tools)?)
 }
 
-/// A group of the same from Linux with KVM as the hypervisor, on so many threads of the bare machine of skiboot.
-fn peer(tools: &Tools, name: &str, group: &str, smp: &str) -> Result<Vec<String>> {
+/// The same from Linux with KVM as the hypervisor, on the bare machine of skiboot.
+fn peer(tools: &Tools) -> Result<Vec<String>> {
     let kernel = Kernel::named(tools, "7.2")?;
     let program = image::build("l1-payload", "l1-payload")?;
     let machine = Machine {
         initrd: Some(initramfs::peer(tools, &kernel, &program)?),
         kernel: Some(kernel.image),
-        append: format!(
-            "console=hvc0 quiet damon_stat.enabled=N nidus_do=peer nidus_level=L0 \
-             nidus_l1_group={group} nidus_l1_smp={smp}"
-        ),
-        smp: format!("{smp},cores={smp}"),
+        append: "console=hvc0 quiet damon_stat.enabled=N nidus_do=peer nidus_level=L0".to_owned(),
         clock: Clock::Instructions,
         ..Machine::new("powernv10")
     };
@@ -242,7 +236,7 @@ fn peer(tools: &Tools, name: &str, group: &str, smp: &str) -> Result<Vec<String>
         ("end of the program", "cases: "),
         ("off", "NIDUS-L0-OFF"),
     ];
-    booted(tools, name, &machine, &list, LIMIT)
+    booted(tools, "bench-peer", &machine, &list, LIMIT)
 }
 
 fn figures(ours: &[String], peer: &[String]) -> Result<Vec<Figure>> {

@@ -38,14 +38,9 @@ const NOT_CALLS: [&str; 12] = [
     "ibm,display-line-length",
 ];
 
-/// What this program calls on QEMU's own pseries machine, which shows its tree by the client interface only: the tokens
+/// What this program calls on QEMU's own pseries machine, which shows its tree by the client interface only: the token
 /// of that machine's table.
-const OF_QEMU: [(&str, u32); 4] = [
-    ("power-off", 0x2003),
-    ("query-cpu-stopped-state", 0x2005),
-    ("start-cpu", 0x2006),
-    ("stop-self", 0x2007),
-];
+const OF_QEMU: [(&str, u32); 1] = [("power-off", 0x2003)];
 
 impl Rtas {
     /// Reads /rtas; without a tree the tokens are QEMU's.
