@@ -278,13 +278,13 @@ fn races(machine: &Machine, crew: &Crew) {
             get(&TALLY.total) / 512 / changes.max(1)
         );
         TALLY.say_codes(name);
-        if !case(
+        // Where the first wrong thing was seen, then what it was.
+        case(format_args!("race/{name}-place"), get(&TALLY.wrong_at), 0);
+        case(
             format_args!("race/{name}-answers"),
             TALLY.wrong.load(Ordering::SeqCst),
             0,
-        ) {
-            say!("race {name}: at {:#x}", get(&TALLY.wrong_at));
-        }
+        );
         // Else nothing was tried.
         holds(
             format_args!("race/{name}-ran"),

@@ -12,6 +12,9 @@ pub(super) const FREE: u64 = 256;
 /// Rounds at the beginning in each of which the first thread waits.
 pub(super) const FIRST: u64 = 32;
 
+/// What is noted of a statement that did not hold: no code.
+const FALSE: i64 = i64::MIN;
+
 /// Whether the first thread waits in this round for the others.
 pub(super) fn waits(round: u64) -> bool {
     round < FIRST || round.is_multiple_of(FREE)
@@ -151,7 +154,7 @@ impl Tally {
     /// Notes a statement that must hold.
     pub(super) fn must(&self, at: u64, statement: bool) {
         if !statement {
-            self.refute(at, 1);
+            self.refute(at, FALSE);
         }
     }
 
