@@ -8,6 +8,28 @@ use spin::Mutex;
 
 use super::{DateTime, DeviceError, Flush, Host};
 
+/// What a [`Host`] has besides: a console that takes all and has nothing to read, no clock, and no random numbers.
+macro_rules! no_devices {
+    () => {
+        fn console_write(&self, bytes: &[u8]) -> usize {
+            bytes.len()
+        }
+        fn console_read(&self, _: &mut [u8]) -> usize {
+            0
+        }
+        fn read_clock(&self) -> Result<$crate::host::DateTime, $crate::host::DeviceError> {
+            Err($crate::host::DeviceError)
+        }
+        fn set_clock(&self, _: $crate::host::DateTime) -> Result<(), $crate::host::DeviceError> {
+            Err($crate::host::DeviceError)
+        }
+        fn random(&self) -> Option<u64> {
+            None
+        }
+    };
+}
+pub(crate) use no_devices;
+
 /// The model. Every field can be set before a call and looked at after it.
 pub(crate) struct Machine {
     /// The time base; one tick passes at each look.

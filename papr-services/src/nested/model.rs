@@ -21,7 +21,8 @@ use loom::thread;
 use super::pool::{TablePool, TableQuota};
 use super::shadow::{FirstTables, Outcome, PageFault, Shadow, cause};
 use crate::guest_ram::{Extent, GuestRam};
-use crate::host::{DateTime, DeviceError, Flush, Host};
+use crate::host::fakes::no_devices;
+use crate::host::{Flush, Host};
 use crate::radix::{self, Leaf, Root};
 
 const LPID: u32 = 7;
@@ -137,21 +138,7 @@ impl Host for Machine {
         }
         hardware.tlb = None;
     }
-    fn console_write(&self, bytes: &[u8]) -> usize {
-        bytes.len()
-    }
-    fn console_read(&self, _: &mut [u8]) -> usize {
-        0
-    }
-    fn read_clock(&self) -> Result<DateTime, DeviceError> {
-        Err(DeviceError)
-    }
-    fn set_clock(&self, _: DateTime) -> Result<(), DeviceError> {
-        Err(DeviceError)
-    }
-    fn random(&self) -> Option<u64> {
-        None
-    }
+    no_devices!();
     fn vcpu(&self) -> u32 {
         VCPU.with(|vcpu| vcpu.get())
     }

@@ -14,7 +14,8 @@ use proptest::prelude::*;
 use super::{Access, FirstTables, LeafCounts, OutOfTables, Outcome, PageFault, Shadow, cause};
 use crate::guest_ram::tests::memory;
 use crate::guest_ram::{Extent, GuestRam};
-use crate::host::{DateTime, DeviceError, Flush, Host};
+use crate::host::fakes::no_devices;
+use crate::host::{Flush, Host};
 use crate::nested::pool::{TablePool, TableQuota};
 use crate::radix::{self, Leaf, Level, TableMem, is_directory, is_leaf};
 
@@ -82,21 +83,7 @@ impl Host for Tlb {
         }
     }
     fn set_partition_table_entry(&self, _: u32, _: [u64; 2]) {}
-    fn console_write(&self, _: &[u8]) -> usize {
-        0
-    }
-    fn console_read(&self, _: &mut [u8]) -> usize {
-        0
-    }
-    fn read_clock(&self) -> Result<DateTime, DeviceError> {
-        Err(DeviceError)
-    }
-    fn set_clock(&self, _: DateTime) -> Result<(), DeviceError> {
-        Err(DeviceError)
-    }
-    fn random(&self) -> Option<u64> {
-        None
-    }
+    no_devices!();
     fn interrupt_pending(&self) -> bool {
         false
     }

@@ -13,7 +13,8 @@ use super::{
     GUEST_WIDE, HOST_WIDE, QUOTAS, ROOT, World, code, double, gsb, pair, partition_table, word,
 };
 use crate::error::{HCode, Outputs};
-use crate::host::{DateTime, DeviceError, Flush, Host};
+use crate::host::fakes::no_devices;
+use crate::host::{Flush, Host};
 use crate::level::Level;
 use crate::nested::Env;
 use crate::nested::buffer::{Items, Purpose};
@@ -346,21 +347,7 @@ impl Host for Meddler<'_> {
     fn set_partition_table_entry(&self, lpid: u32, pate: [u64; 2]) {
         self.world.machine.set_partition_table_entry(lpid, pate);
     }
-    fn console_write(&self, bytes: &[u8]) -> usize {
-        bytes.len()
-    }
-    fn console_read(&self, _: &mut [u8]) -> usize {
-        0
-    }
-    fn read_clock(&self) -> Result<DateTime, DeviceError> {
-        Err(DeviceError)
-    }
-    fn set_clock(&self, _: DateTime) -> Result<(), DeviceError> {
-        Err(DeviceError)
-    }
-    fn random(&self) -> Option<u64> {
-        None
-    }
+    no_devices!();
     fn vcpu(&self) -> u32 {
         1
     }

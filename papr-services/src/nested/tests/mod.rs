@@ -21,7 +21,8 @@ use super::{Env, Nested, NestedConfig};
 use crate::error::{Answer, HCode};
 use crate::guest_ram::tests::{flat, memory};
 use crate::guest_ram::{GuestRam, OutOfRange};
-use crate::host::{DateTime, DeviceError, Flush, Host};
+use crate::host::fakes::no_devices;
+use crate::host::{Flush, Host};
 use crate::level::Level;
 
 /// What the machine was asked for.
@@ -49,25 +50,7 @@ impl Host for Machine {
         self.entries.borrow_mut().insert(lpid, pate);
     }
 
-    fn console_write(&self, bytes: &[u8]) -> usize {
-        bytes.len()
-    }
-
-    fn console_read(&self, _buffer: &mut [u8]) -> usize {
-        0
-    }
-
-    fn read_clock(&self) -> Result<DateTime, DeviceError> {
-        Err(DeviceError)
-    }
-
-    fn set_clock(&self, _time: DateTime) -> Result<(), DeviceError> {
-        Err(DeviceError)
-    }
-
-    fn random(&self) -> Option<u64> {
-        None
-    }
+    no_devices!();
 
     fn interrupt_pending(&self) -> bool {
         self.pending.get()

@@ -14,7 +14,8 @@ use super::{GUEST_WIDE, OWN, QUOTAS, ROOT, gsb, pair, partition_table};
 use crate::error::{Answer, HCode};
 use crate::guest_ram::GuestRam;
 use crate::guest_ram::tests::{flat, memory};
-use crate::host::{DateTime, DeviceError, Flush, Host};
+use crate::host::fakes::no_devices;
+use crate::host::{Flush, Host};
 use crate::level::Level;
 use crate::nested::guest::Lpids;
 use crate::nested::pool::{TablePool, TableQuota};
@@ -31,21 +32,7 @@ impl Host for Clock {
     }
     fn flush(&self, _flush: Flush) {}
     fn set_partition_table_entry(&self, _lpid: u32, _pate: [u64; 2]) {}
-    fn console_write(&self, bytes: &[u8]) -> usize {
-        bytes.len()
-    }
-    fn console_read(&self, _buffer: &mut [u8]) -> usize {
-        0
-    }
-    fn read_clock(&self) -> Result<DateTime, DeviceError> {
-        Err(DeviceError)
-    }
-    fn set_clock(&self, _time: DateTime) -> Result<(), DeviceError> {
-        Err(DeviceError)
-    }
-    fn random(&self) -> Option<u64> {
-        None
-    }
+    no_devices!();
     fn vcpu(&self) -> u32 {
         0
     }
