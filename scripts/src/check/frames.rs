@@ -234,6 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn the_guards_are_as_large_as_the_limits() {
+        let firmware = include_str!("../../../firmware/src/stack.rs");
+        for guard in [
+            format!("Self::Boot => {LIMIT_ONCE:#x},"),
+            format!("Self::Normal | Self::Emergency => {LIMIT:#x},"),
+        ] {
+            assert!(firmware.contains(&guard), "{guard}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_reported() {
         // stdux of nothing known; of a constant that was replaced (ld r0, 0(r3)); addi r1, r1, -64
         assert_eq!(sizes(&[0x7c21_016a]), [(0, None)]);

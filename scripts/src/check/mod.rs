@@ -73,10 +73,7 @@ pub fn run(tools: &Tools) -> Result<bool> {
         image::check(&program).map(counted("instructions")),
     );
     let (problems, count) = frames::check(&program);
-    report(
-        "stack frames",
-        Ok((problems, format!(" ({count} functions)"))),
-    );
+    report("stack frames", Ok((problems, format!(" ({count} frames)"))));
     Ok(good)
 }
 
