@@ -46,8 +46,7 @@ impl Mode {
 /// Seconds without a timer interrupt after which the kernel speaks of a lockup; its own 10 are too few here. Until it has
 /// switched to the time base, its clock counts interrupts of the timer, of which an emulated thread loses some on a busy
 /// host: the timer that feeds the watchdog, of 4 such seconds, then comes after more than 10 real ones, on any firmware.
-/// And seconds until RCU speaks of a stall, in place of 21: who has so little of a processor is late, not stuck.
-const LOCKUP: &str = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120";
+const LOCKUP: &str = "watchdog_thresh=60";
 
 /// A KVM host on QEMU must not mark pages of its guests as unreferenced, which Linux 7.2's DAMON_STAT does with one every few
 /// ms. When that page holds tables through which the guest fetches instructions, QEMU (11.1) does not come out of
@@ -190,8 +189,8 @@ impl Choice {
         }
         if self.load > 0 {
             words.push(format!("nidus_load={} nidus_counters=1", self.load));
-            // Leaves of 4 KiB, of whose tables there are too few.
-            words.push("transparent_hugepage=never".to_owned());
+            // Late is not stuck; and leaves of 4 KiB, of whose tables there are too few.
+            words.push("rcupdate.rcu_cpu_stall_timeout=120 transparent_hugepage=never".to_owned());
             words.push(format!("nidus.tables={}", LOAD_TABLES_KIB * self.l2));
         }
         if !self.append.is_empty() {

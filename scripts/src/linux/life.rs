@@ -145,7 +145,7 @@ pub(super) fn cases() -> Vec<Case> {
                 l2_smp: "2".to_owned(),
                 // Whoever has so little of a processor is late, not stuck.
                 append: "nidus_offline=3 nidus_counters=1 \
-                    nidus_l2_append=nidus_busy=1"
+                    nidus_l2_append=nidus_busy=1,watchdog_thresh=60,rcupdate.rcu_cpu_stall_timeout=120"
                     .to_owned(),
                 ..nested()
             },

@@ -149,10 +149,14 @@ pub(super) fn areas(machine: &Machine) {
 
 pub(super) fn cede(_: &Machine) {
     probe::set_decrementer(2_000_000);
-    let before = probe::interrupts();
+    let (start, before) = (probe::time_base(), probe::interrupts());
     case("hcall/H_CEDE", hcall(nr::H_CEDE, []).code(), 0);
+    let slept = probe::time_base().wrapping_sub(start);
     let woken = probe::interrupts() > before && probe::last().vector == 0x900;
-    holds("hcall/H_CEDE-until-the-decrementer", woken);
+    holds(
+        "hcall/H_CEDE-until-the-decrementer",
+        woken && slept < 512_000_000,
+    );
     probe::set_decrementer(probe::FAR);
     probe::set_msr(probe::MSR);
 }
@@ -182,11 +186,14 @@ pub(super) fn prod(machine: &Machine) {
         0,
     );
     // Bounded by the decrementer, in case the flag was lost.
-    probe::set_decrementer(1 << 33);
-    let before = probe::interrupts();
+    probe::set_decrementer(1_000_000_000);
+    let (start, before) = (probe::time_base(), probe::interrupts());
     case("hcall/H_PROD-then-H_CEDE", hcall(nr::H_CEDE, []).code(), 0);
-    let woken = probe::interrupts() == before;
-    holds("hcall/H_PROD-wakes-at-once", woken);
+    let slept = probe::time_base().wrapping_sub(start);
+    holds(
+        "hcall/H_PROD-wakes-at-once",
+        slept < 500_000_000 && probe::interrupts() == before,
+    );
     probe::set_decrementer(probe::FAR);
     probe::set_msr(probe::MSR);
 }

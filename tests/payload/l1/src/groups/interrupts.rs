@@ -8,8 +8,8 @@ use crate::report::{case, holds};
 use crate::start::Machine;
 use crate::{probe, radix};
 
-/// Ticks that are long for an interrupt that is due, also where the machine below is busy: 8 s.
-const SOON: u64 = 4_096_000_000;
+/// Ticks that are long for an interrupt that is due: 0.1 s.
+const SOON: u64 = 51_200_000;
 
 pub(super) fn run(machine: &Machine) {
     probe::set_decrementer(probe::FAR);

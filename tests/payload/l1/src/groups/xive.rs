@@ -15,8 +15,8 @@ use crate::report::{case, holds, skip};
 use crate::start::Machine;
 use crate::{mem, probe};
 
-/// Ticks that are long for an interrupt that is due, also where the machine below is busy: 8 s.
-const SOON: u64 = 4_096_000_000;
+/// Ticks that are long for an interrupt that is due: 0.1 s.
+const SOON: u64 = 51_200_000;
 /// Ticks that are enough to see that none comes.
 const NONE: u64 = 10_000;
 /// Data for the queue.

@@ -18,7 +18,7 @@ use crate::start::Machine;
 use crate::threads::{Crew, wait};
 
 /// Interrupts each way.
-const ROUNDS: u64 = 200;
+const ROUNDS: u64 = 500;
 /// The other thread's number among the crew, and its server.
 const OTHER: usize = 1;
 /// The state of a context with an event, in what an acknowledgement answers.
