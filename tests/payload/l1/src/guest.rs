@@ -97,13 +97,12 @@ pub(crate) fn create() -> Result<u64, i64> {
 /// Deletes a guest.
 pub(crate) fn delete(guest: u64) -> i64 {
     // Busy answers are for other threads' runs and for long work; they end.
-    for _ in 0..100_000 {
-        let code = hcall(H_GUEST_DELETE, [0, guest]).code();
-        if code != 1 && !(9900..=9905).contains(&code) {
-            return code;
-        }
-    }
-    1
+    let mut code = 0;
+    crate::threads::wait(|| {
+        code = hcall(H_GUEST_DELETE, [0, guest]).code();
+        code != 1 && !(9900..=9905).contains(&code)
+    });
+    code
 }
 
 /// SET with what `build` puts into the buffer.

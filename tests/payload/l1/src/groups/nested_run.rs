@@ -315,7 +315,7 @@ fn problem_state(g: &Guest) {
         program::USER_SC,
         &[
             (id::LPCR, lpcr.bits()),
-            (id::HDEC_EXPIRY, guest::soon(guest::LONG)),
+            (id::HDEC_EXPIRY, guest::soon(guest::BOUND)),
         ],
     );
     holds(

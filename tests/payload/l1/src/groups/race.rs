@@ -164,7 +164,8 @@ impl Caller {
                 .u64(id::HFSCR, L2_HFSCR.bits())
                 .u64(id::DPDES, 0)
                 .u64(id::DEC_EXPIRY, guest::far())
-                .u64(id::HDEC_EXPIRY, guest::far());
+                // Races may last for hours.
+                .u64(id::HDEC_EXPIRY, u64::MAX);
             for (number, value) in gprs {
                 w.u64(id::GPR0 + number, *value);
             }

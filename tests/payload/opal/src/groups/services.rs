@@ -140,8 +140,8 @@ fn clock(machine: &Machine) {
     );
     holds("clock/time-is-bcd", is_bcd(time) && time >> 56 < 0x24);
     case("clock/nothing-below-the-seconds", time & 0xff_ffff, 0);
-    // 12:34:56 on a leap day.
-    let set = patiently(|| call(t::OPAL_RTC_WRITE, [0x2028_0229, 0x1234_5600_0000_0000]));
+    // 12:34 on a leap day.
+    let set = patiently(|| call(t::OPAL_RTC_WRITE, [0x2028_0229, 0x1234_0000_0000_0000]));
     case("clock/write", set, code::SUCCESS);
     case("clock/read-again", read(), code::SUCCESS);
     holds("clock/the-date-was-set", read_be32(P) == 0x2028_0229);

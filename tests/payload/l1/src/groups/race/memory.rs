@@ -92,6 +92,10 @@ fn end(guest: u64, at: u64) {
 
 /// Lets L2 store in a frame, in most rounds while it can be on its way there or not.
 fn let_flood(me: &mut Caller, round: u64, frame: u64) {
+    if round == 0 {
+        // Who has stored is in a run. Later rounds do not wait for that.
+        TALLY.must(0x7a, crate::threads::wait(|| mem::read64(frame) == FLOOD));
+    }
     if waits(round) {
         me.pause(LINGER);
         await_flood(frame);
