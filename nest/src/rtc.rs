@@ -207,16 +207,16 @@ impl<B: IoSpace> Rtc<B> {
             return Err(RtcError::LostPower);
         }
         let deadline = Deadline::after_ms(PATIENCE_MS);
-        let mut last = None;
         let registers = deadline
             .wait_for(|| {
-                if self.get(A) & UPDATE_IN_PROGRESS != 0 {
-                    last = None;
-                    return None;
-                }
-                let new =
-                    [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR].map(|register| self.get(register));
-                (last.replace(new) == Some(new)).then_some(new)
+                let mut values = || {
+                    let settled = self.get(A) & UPDATE_IN_PROGRESS == 0;
+                    let registers = [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR];
+                    settled.then(|| registers.map(|register| self.get(register)))
+                };
+                // Right behind each other, so that a reader who is slow to look again does not find another second each time.
+                let [first, second] = [values()?, values()?];
+                (first == second).then_some(second)
             })
             .ok_or(RtcError::Unsteady)?;
         decode(registers, self.get(B)).ok_or(RtcError::NoDate)
