@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn control_c_is_a_signal_unless_the_command_takes_the_terminal_over() {
         // A shell may lose a Ctrl-C that comes while it starts a command: `cat` is known to run when it has answered.
-        let steps = [step("ready", "on\n"), step("on\r\non\r\n", "\u{3}")];
+        let steps = [step("ready\r\n", "on\n"), step("on\r\non\r\n", "\u{3}")];
         assert!(problem("echo ready; exec cat", &steps).is_some());
         let ready = step("ready", "\u{3}");
         let raw = "stty raw -echo; echo ready; echo got $(dd bs=1 count=1 2>/dev/null | od -An -b)";

@@ -14,16 +14,21 @@ use pnor_image::tool::layout::{self, Layout};
 
 use crate::tools::{repository, target};
 
-/// What `tests/fuzz` knows, and the longest input.
-const TARGETS: [(&str, u32); 5] = [
-    ("ffs", 8192),
-    ("container", 8192),
-    ("xz", 8192),
-    ("nvram", 512),
-    ("hiomap", 1024),
+/// What `tests/fuzz` knows: the longest input, and the inputs of a normal run, which are about three seconds'. From an empty
+/// corpus they are the same in every run, so that a change fails by what it changed. `NIDUS_FUZZ_SECONDS` searches on instead.
+const TARGETS: [(&str, u32, u32); 5] = [
+    ("ffs", 8192, 150_000),
+    ("container", 8192, 1_500_000),
+    ("xz", 8192, 90_000),
+    ("nvram", 512, 4_000),
+    ("hiomap", 1024, 500_000),
 ];
-/// Seconds for each in a normal run; `NIDUS_FUZZ_SECONDS` says another number.
-const SECONDS: u32 = 3;
+/// What a run does, for libFuzzer.
+#[derive(Clone, Copy)]
+enum Length {
+    Inputs,
+    Seconds(u32),
+}
 /// Counters for libFuzzer; assertions and checks of overflow as in tests.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -31,13 +36,17 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 
 /// Runs every target; tells of each what came of it.
 pub fn run(tell: &mut dyn FnMut(&str, Result<String>)) -> Result<()> {
-    let seconds = match std::env::var("NIDUS_FUZZ_SECONDS") {
-        Ok(text) => text.parse().context("NIDUS_FUZZ_SECONDS is no number")?,
-        Err(_) => SECONDS,
+    let length = match std::env::var("NIDUS_FUZZ_SECONDS") {
+        Ok(text) => Length::Seconds(text.parse().context("NIDUS_FUZZ_SECONDS is no number")?),
+        Err(_) => Length::Inputs,
     };
     let program = program()?;
-    for (name, longest) in TARGETS {
-        let came = one(&program, name, longest, seconds);
+    for (name, longest, inputs) in TARGETS {
+        let words = match length {
+            Length::Inputs => vec!["-seed=1".to_owned(), format!("-runs={inputs}")],
+            Length::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
+        };
+        let came = one(&program, name, longest, &words);
         tell(&format!("fuzz {name}"), came);
     }
     Ok(())
@@ -94,7 +103,7 @@ fn triple() -> Result<String> {
         .to_owned())
 }
 
-fn one(program: &Path, name: &str, longest: u32, seconds: u32) -> Result<String> {
+fn one(program: &Path, name: &str, longest: u32, words: &[String]) -> Result<String> {
     let corpus = place().join("corpus").join(name);
     fs::create_dir_all(&corpus)?;
     for (index, seed) in seeds(name)?.iter().enumerate() {
@@ -103,7 +112,7 @@ fn one(program: &Path, name: &str, longest: u32, seconds: u32) -> Result<String>
     let found = place().join(format!("{name}-"));
     let output = Command::new(program)
         .env("NIDUS_FUZZ", name)
-        .arg(format!("-max_total_time={seconds}"))
+        .args(words)
         .arg(format!("-max_len={longest}"))
         .arg(format!("-artifact_prefix={}", found.display()))
         .args(["-print_final_stats=1", "-rss_limit_mb=2048", "-timeout=300"])

@@ -1,6 +1,7 @@
 //! The verb `test`: the three levels, and how many cases each of them has.
 
 use std::collections::VecDeque;
+use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -184,10 +185,15 @@ fn host(tools: &Tools, names: &[String]) -> Result<Tally> {
 
 /// `cargo test`, shown as it comes.
 fn cargo_test(arguments: &[&str]) -> Result<Tally> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
         .current_dir(repository())
         .args(arguments)
+        // The same inputs in every run, so that a change fails by what it changed. Who searches for more sets another one.
+        .env(
+            "PROPTEST_RNG_SEED",
+            env::var("PROPTEST_RNG_SEED").unwrap_or_else(|_| "1".to_owned()),
+        )
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo cannot be started")?;

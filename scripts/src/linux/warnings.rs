@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 /// Lines that may come on Nidus only: `TEXT | REASON`.
 const EXCEPTIONS: &str = include_str!("../../../tests/linux/opal-dmesg-exceptions.txt");
 
+/// Warnings that a timer came a second late or more: another program had the processor of the machine below.
+const LATE: &[&str] = &["sched: DL replenish lagged too much"];
+
 /// Compares the warnings on two consoles.
 pub(super) fn compare(nidus: &[String], skiboot: &[String]) -> Result<(), String> {
     judge(nidus, skiboot, &exceptions(EXCEPTIONS)?)
@@ -48,7 +51,8 @@ fn warnings(lines: &[String]) -> Result<BTreeSet<&str>, String> {
     let found = after("NIDUS-L1-WARNING ");
     let count = after("NIDUS-L1-WARNINGS count=");
     if count == [found.len().to_string()] {
-        Ok(found.into_iter().collect())
+        let is_late = |text: &&str| LATE.iter().any(|late| text.contains(late));
+        Ok(found.into_iter().filter(|text| !is_late(text)).collect())
     } else {
         Err(format!(
             "{} warnings on the console, counted {count:?}",
@@ -78,6 +82,12 @@ mod tests {
         assert_eq!(judge(&ours, &skiboot, &["ours"]), Ok(()));
         assert!(judge(&ours, &skiboot, &[]).is_err());
         assert!(judge(&console(&["both"]), &skiboot, &["ours"]).is_err());
+    }
+
+    #[test]
+    fn what_a_busy_machine_provokes_is_no_warning() {
+        let ours = console(&["sched: DL replenish lagged too much", "both"]);
+        assert_eq!(judge(&ours, &console(&["both"]), &[]), Ok(()));
     }
 
     #[test]
