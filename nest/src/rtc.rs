@@ -209,7 +209,7 @@ impl<B: IoSpace> Rtc<B> {
         let deadline = Deadline::after_ms(PATIENCE_MS);
         let registers = deadline
             .wait_for(|| {
-                let mut values = || {
+                let values = || {
                     let settled = self.get(A) & UPDATE_IN_PROGRESS == 0;
                     let registers = [SECONDS, MINUTES, HOURS, DAY, MONTH, YEAR];
                     settled.then(|| registers.map(|register| self.get(register)))
