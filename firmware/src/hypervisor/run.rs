@@ -156,7 +156,8 @@ impl<'m> RunLoop<'m> {
                     After::Stop(stop) => return Some(End::Partition(stop)),
                 }
             }
-            PartitionExit::Ours | PartitionExit::Reflected => {}
+            PartitionExit::Ours => {}
+            PartitionExit::Reflected => self.tell_reflected(),
             PartitionExit::Maintenance => clear_maintenance(),
             PartitionExit::Unexpected => {
                 error!(
@@ -167,6 +168,25 @@ impl<'m> RunLoop<'m> {
             }
         }
         None
+    }
+
+    /// A kernel that gets a machine check may not be able to tell any more: what led to it is in the firmware's log.
+    fn tell_reflected(&self) {
+        let c = &self.vcpu;
+        if matches!(c.trap, 0x100 | 0x200 | 0xe00 | 0xe20) {
+            crate::limited!(
+                warn,
+                "vCPU {} gets interrupt {:#x} for {:#x} at {:#x}, MSR {:#x}, address {:#x}, cause {:#x}, real address {:#x}",
+                self.vcpu_id,
+                c.nia,
+                c.trap,
+                c.srr0,
+                c.srr1,
+                c.hdar,
+                c.hdsisr,
+                c.asdr
+            );
+        }
     }
 
     /// One turn with a nested guest on the thread.
