@@ -114,7 +114,7 @@ pub(super) fn cases() -> Vec<Case> {
             Choice {
                 smp: "2".to_owned(),
                 l2_smp: "2".to_owned(),
-                append: "nidus_end=kexec retain_initrd".to_owned(),
+                append: "nidus_end=kexec retain_initrd crashkernel=384M@512M".to_owned(),
                 ..nested()
             },
             vec![counters::begin_with_nothing, two_threads_after_kexec],
