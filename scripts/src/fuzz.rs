@@ -14,8 +14,8 @@ use pnor_image::tool::layout::{self, Layout};
 
 use crate::tools::{repository, target};
 
-/// What `tests/fuzz` knows: the longest input, and the inputs of a normal run, which are about three seconds'. From an empty
-/// corpus they are the same in every run, so that a change fails by what it changed. `NIDUS_FUZZ_SECONDS` searches on instead.
+/// What `tests/fuzz` knows: the longest input, and the inputs of a normal run, which are about three seconds'.
+/// `NIDUS_FUZZ_SECONDS` searches on instead.
 const TARGETS: [(&str, u32, u32); 5] = [
     ("ffs", 8192, 150_000),
     ("container", 8192, 1_500_000),
