@@ -23,12 +23,6 @@ const TARGETS: [(&str, u32, u32); 5] = [
     ("nvram", 512, 4_000),
     ("hiomap", 1024, 500_000),
 ];
-/// What a run does, for libFuzzer.
-#[derive(Clone, Copy)]
-enum Length {
-    Inputs,
-    Seconds(u32),
-}
 /// Counters for libFuzzer; assertions and checks of overflow as in tests.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -36,20 +30,20 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 
 /// Runs every target; tells of each what came of it.
 pub fn run(tell: &mut dyn FnMut(&str, Result<String>)) -> Result<()> {
-    let length = match std::env::var("NIDUS_FUZZ_SECONDS") {
-        Ok(text) => Length::Seconds(text.parse().context("NIDUS_FUZZ_SECONDS is no number")?),
-        Err(_) => Length::Inputs,
+    let seconds: Option<u32> = match std::env::var("NIDUS_FUZZ_SECONDS") {
+        Ok(text) => Some(text.parse().context("NIDUS_FUZZ_SECONDS is no number")?),
+        Err(_) => None,
     };
     let program = program()?;
     for (name, longest, inputs) in TARGETS {
-        let words = match length {
+        let words = match seconds {
             // Bounded on a machine of any speed.
-            Length::Inputs => vec![
+            None => vec![
                 "-seed=1".to_owned(),
                 format!("-runs={inputs}"),
                 "-max_total_time=60".to_owned(),
             ],
-            Length::Seconds(seconds) => vec![format!("-max_total_time={seconds}")],
+            Some(seconds) => vec![format!("-max_total_time={seconds}")],
         };
         let came = one(&program, name, longest, &words);
         tell(&format!("fuzz {name}"), came);

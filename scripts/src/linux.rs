@@ -30,7 +30,7 @@ mod warnings;
 pub use cases::cases;
 
 /// For two boots in a row, each of which may start guests.
-const LONG: Duration = Duration::from_secs(1200);
+const LONG: Duration = Duration::from_secs(600);
 
 /// What is done for one case.
 enum Work {

@@ -173,19 +173,28 @@ impl<'m> RunLoop<'m> {
     /// A kernel that gets a machine check may not be able to tell any more: what led to it is in the firmware's log.
     fn tell_reflected(&self) {
         let c = &self.vcpu;
-        if matches!(c.trap, 0x100 | 0x200 | 0xe00 | 0xe20) {
-            crate::limited!(
+        match c.trap {
+            0xe00 => crate::limited!(
                 warn,
-                "vCPU {} gets interrupt {:#x} for {:#x} at {:#x}, MSR {:#x}, address {:#x}, cause {:#x}, real address {:#x}",
+                "vCPU {} gets a machine check for an access at {:#x}, SRR1 {:#x}: HDAR {:#x}, HDSISR {:#x}, ASDR {:#x}",
                 self.vcpu_id,
-                c.nia,
-                c.trap,
                 c.srr0,
                 c.srr1,
                 c.hdar,
                 c.hdsisr,
                 c.asdr
-            );
+            ),
+            // HDAR and HDSISR are still those of an earlier exit.
+            0x100 | 0x200 | 0xe20 => crate::limited!(
+                warn,
+                "vCPU {} gets interrupt {:#x} for {:#x} at {:#x}, SRR1 {:#x}",
+                self.vcpu_id,
+                c.nia,
+                c.trap,
+                c.srr0,
+                c.srr1
+            ),
+            _ => {}
         }
     }
 

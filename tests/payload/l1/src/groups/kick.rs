@@ -108,7 +108,7 @@ fn ends_a_guest(exits: &Exits, crew: &Crew) {
     holds("kick/deleted-guests-left", good == 2 * half);
     // A thread that is in the firmware just then needs no exit.
     holds("kick/left-because-wanted", owns > half);
-    holds("kick/not-by-the-timer", timers < owns);
+    holds("kick/not-by-the-timer", timers < half);
 }
 
 /// A guest that stores for ever, with interrupts disabled.

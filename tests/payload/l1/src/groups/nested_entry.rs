@@ -406,7 +406,7 @@ fn time_of_l1(g: &Guest) {
         0xc00,
     );
     case("nested-entry/l1-dec-due-waits", probe::interrupts(), before);
-    let taken = probe::wait_interrupt(guest::BOUND).map_or(0, |t| t.vector);
+    let taken = probe::wait_interrupt(10_000).map_or(0, |t| t.vector);
     case("nested-entry/l1-dec-due-taken", taken, 0x900);
     probe::set_decrementer(probe::FAR);
 }

@@ -169,7 +169,7 @@ fn nested(crew: &Crew) {
     GUEST.store(guest.id, Ordering::SeqCst);
     let mut ended = 0;
     for _ in 0..RUNS {
-        let deadline = guest::soon(8 * guest::BOUND);
+        let deadline = guest::soon(guest::BOUND);
         let ready = guest.prepare(0, program::LOOP) == 0
             && guest::set(guest.id, 0, id::HDEC_EXPIRY, deadline).code() == 0;
         let done = ready && crew.together(interrupt_a_guest);
